@@ -1,0 +1,80 @@
+# What a developer, an administrator and CI type.  `make` alone lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+VENV := .venv
+STAMP := $(VENV)/.installed
+PROGRAMS := wire agent coordinator firmware_bridge shopfloor
+CHECKED := $(PROGRAMS) benchmarks tests
+LOCK := requirements.lock
+
+# The first interpreter that runs, is 3.11 to 3.13 and can make virtual environments.
+# Override with `make venv PYTHON=/path/to/python3.12`.
+SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	"$$p" -c '$(SUITABLE)' 2>/dev/null && { echo "$$p"; break; }; done)
+
+.PHONY: help venv check test demo acceptance bench-poc lock clean
+
+help:  ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP)  ## .venv with exactly the locked dependencies and the console scripts (no root)
+	@:
+
+# uv, itself from the lock, is several times faster than pip; where it cannot reach the package
+# index (it does not read pip's configuration), pip installs the same lock.
+$(STAMP): $(LOCK) pyproject.toml
+	@if [ -z "$(PYTHON)" ] || ! "$(PYTHON)" -c '$(SUITABLE)' 2>/dev/null; then \
+		echo "make venv: no usable Python 3.11, 3.12 or 3.13 found (tried: $${PYTHON:-the PATH})." >&2; \
+		echo "  It needs the venv module too: on Debian, apt install python3 python3-venv." >&2; \
+		echo "  Or name one: make venv PYTHON=/path/to/python3.11" >&2; exit 1; fi
+	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || { \
+		echo "[venv] creating $(VENV) with $$("$(PYTHON)" --version)"; \
+		"$(PYTHON)" -m venv --clear $(VENV); }
+	@echo "[venv] installing $$(grep -c '^[a-z].*==' $(LOCK)) locked packages (under a minute)"
+	@awk '/^[^ #]/ {wanted = /^uv==/} wanted' $(LOCK) > $(VENV)/uv.lock.txt
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --require-hashes \
+		-r $(VENV)/uv.lock.txt
+	@$(VENV)/bin/uv pip install -q --python $(VENV)/bin/python --require-hashes -r $(LOCK) || { \
+		echo "[venv] uv did not succeed; pip installs the same lock (about a minute)"; \
+		$(VENV)/bin/python -m pip install -q --disable-pip-version-check --require-hashes \
+			-r $(LOCK); }
+	@echo "[venv] installing journeyman itself, editable"
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps \
+		--no-build-isolation --editable .
+	@touch $@
+	@echo "[venv] ready: $(VENV)/bin/journeyman"
+
+check: $(STAMP)  ## style, types and import contracts; changes nothing
+	@echo "[check] ruff check" && $(VENV)/bin/ruff check --quiet .
+	@echo "[check] ruff format" && $(VENV)/bin/ruff format --check --quiet .
+	@echo "[check] mypy --strict" && $(VENV)/bin/mypy $(CHECKED)
+	@echo "[check] import contracts" && $(VENV)/bin/lint-imports
+
+test: $(STAMP)  ## all tests; installs what they need (says what; apt needs root) or skips, counted
+	@tests/install.sh $(VENV)/bin/python
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+demo: $(STAMP)  ## three factories learn together while their links fail
+	@$(VENV)/bin/journeyman demo $(ARGS)
+
+acceptance: $(STAMP)  ## reduced benchmarks: correctness asserted, ratios printed
+	@$(VENV)/bin/python -m benchmarks.poc --reduced
+
+bench-poc: $(STAMP)  ## the proof of concept on real data, ten seeds, beside Flower
+	@$(VENV)/bin/python -m benchmarks.poc $(ARGS)
+
+lock: $(STAMP)  ## resolve pyproject.toml again (UPGRADE=1: newest versions of everything)
+	@$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-emit-index-url --no-emit-find-links $(if $(UPGRADE),--upgrade) \
+		--extra demo --group dev --output-file $(LOCK) pyproject.toml
+	@echo "[lock] $$(grep -c '^[a-z].*==' $(LOCK)) pinned packages in $(LOCK)"
+
+clean:  ## remove everything that make made
+	@rm -rf $(VENV) .venv-flower .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
+		build dist tests/node_opcua/node_modules
+	@find $(CHECKED) -name __pycache__ -type d -prune -exec rm -rf {} +

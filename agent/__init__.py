@@ -1,0 +1,1 @@
+"""The gateway's program: acquires, windows, learns, scores and delivers, one process per site."""

@@ -1,0 +1,204 @@
+"""The agent's composition root: the only place that wires, and where every task is born.
+
+    acquire ─ samples ─► rows ─► history (durable) ─► learn ─► outbox (durable) ─► connection ═ MQTT
+                           └──► score with the served version ─► status                │
+                                         ▲ adoption ◄── head, bundle, model ◄──────────┘
+
+All tasks belong to one TaskGroup: when one fails, all stop, the process exits non-zero and systemd
+starts it again; what matters is in the durable files.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+from agent.adoption import Adoption
+from agent.config import AgentSettings, Identity, read_agent_settings, read_identity, resolve
+from agent.connection import Connection
+from agent.delivery import Schedule
+from agent.history import History
+from agent.learner import Learner, Operator
+from agent.learning.worker import TrainingProcess
+from agent.models import Models
+from agent.notify import notify, watchdog_interval_s
+from agent.outbox import Outbox
+from agent.sensors.opcua import SourceLostError, opcua_samples
+from agent.signals.rows import Row, RowCutter
+from agent.signals.sample import Sample
+from agent.status import Status, write_status
+from wire.codec import Counter
+from wire.errors import SettingsError
+from wire.mqtt import backoff
+
+logger = logging.getLogger(__name__)
+
+_ROWS_QUEUE = 10_000
+_STATUS_S = 0.5
+
+
+class Agent:
+    """One gateway's agent: owns the state directory and its tasks."""
+
+    def __init__(self, settings: AgentSettings, identity: Identity, state: Path) -> None:
+        state.mkdir(parents=True, exist_ok=True)
+        self._settings, self._identity, self._state = settings, identity, state
+        self._lock = _lock(state)
+        channels = [channel.name for channel in settings.source.opcua.channel]
+        self._channels = channels
+        self._history = History(
+            state / "history.db",
+            len(channels),
+            settings.history.capacity_rows,
+            settings.history.holdout_share,
+        )
+        self._outbox = Outbox(state / "outbox.db", settings.outbox.quota_bytes)
+        self._adoption = Adoption(Models(state / "models.db"), identity.trust, channels)
+        self._operator = Operator()
+        self._rows: asyncio.Queue[list[Row]] = asyncio.Queue(_ROWS_QUEUE)
+        self._made = asyncio.Event()
+        self._status = Status(
+            agent=identity.agent,
+            site=identity.credential.site,
+            federation=identity.trust.federation,
+            pid=os.getpid(),
+        )
+
+    async def run(self) -> None:
+        """Run until cancelled; the first failure of any task ends all."""
+        counter = Counter(self._outbox.next_session())
+        training = self._settings.training
+        process = TrainingProcess(memory_bytes=training.memory_bytes, idle_s=training.idle_s)
+        learner = Learner(
+            self._adoption,
+            self._history,
+            self._outbox,
+            process,
+            self._identity,
+            counter,
+            self._operator,
+            self._status,
+            training.pause_s,
+            self._made,
+        )
+        connection = Connection(
+            self._settings.broker,
+            self._identity,
+            self._outbox,
+            self._history,
+            self._adoption,
+            self._operator,
+            self._status,
+            Schedule(self._outbox.open_sequences(), random.Random()),  # noqa: S311  jitter only
+            self._made,
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._acquire(), name="acquire")
+                tasks.create_task(self._keep_rows(), name="keep rows")
+                tasks.create_task(learner.run(), name="learn")
+                tasks.create_task(connection.run(), name="connection")
+                tasks.create_task(self._report(), name="report")
+        finally:
+            await process.close()
+            self._write_status()
+
+    async def _acquire(self) -> None:
+        """Read the source for ever; a lost source is opened again."""
+        trigger = self._channels.index(self._settings.rows.trigger)
+        cutter = RowCutter(len(self._channels), trigger, self._settings.rows.grace_s)
+        waits = backoff(0.5, 30.0, random.Random())  # noqa: S311
+        while True:
+            try:
+                async for samples in opcua_samples(self._settings.source.opcua):
+                    self._status.source = "subscribed"
+                    waits = backoff(0.5, 30.0, random.Random())  # noqa: S311
+                    self._count(samples)
+                    rows = cutter.push(samples, time.monotonic())
+                    if rows:
+                        await self._rows.put(rows)
+            except SourceLostError as error:
+                self._status.source = f"lost: {error}"
+                logger.warning("source lost, will try again: %s", error)
+            await asyncio.sleep(next(waits))
+
+    def _count(self, samples: list[Sample]) -> None:
+        self._status.samples += len(samples)
+        self._status.uncertain += sum(sample.is_uncertain for sample in samples)
+        self._status.bad += sum(not (sample.is_good or sample.is_uncertain) for sample in samples)
+
+    async def _keep_rows(self) -> None:
+        """Score what arrives with the served version, then make it durable."""
+        while True:
+            rows = await self._rows.get()
+            while not self._rows.empty():
+                rows += self._rows.get_nowait()
+            complete = [row for row in rows if row.is_complete]
+            self._status.incomplete_rows += len(rows) - len(complete)
+            if complete:
+                self._score(complete)
+                self._history.append(complete)
+            await asyncio.sleep(0.1)  # gathers a few rows into one transaction
+
+    def _score(self, rows: list[Row]) -> None:
+        adopted = self._adoption.current
+        if adopted is None:
+            return
+        scores = adopted.score(adopted.serve, np.array([row.values for row in rows]))
+        self._status.scored += len(rows)
+        self._status.score = float(scores[-1])
+        self._status.alarms += int(np.sum(scores >= adopted.model.manifest.threshold))
+
+    async def _report(self) -> None:
+        """Write the status file and feed the watchdog while the event loop is alive."""
+        notify("READY=1")
+        interval_s = watchdog_interval_s()
+        if interval_s is not None:
+            logger.info("watchdog every %.1f s", interval_s)
+        while True:
+            self._write_status()
+            notify("WATCHDOG=1")
+            await asyncio.sleep(_STATUS_S)
+
+    def _write_status(self) -> None:
+        status, adopted = self._status, self._adoption.current
+        status.rows = self._history.count
+        status.produced, status.outcomes = self._outbox.produced, self._outbox.counts()
+        if adopted is not None:
+            status.head = adopted.head.sequence
+            status.train_version = adopted.head.train.version
+            status.serve_version = adopted.head.serve.version
+        write_status(self._state, status)
+
+
+def _lock(state: Path) -> int:
+    """Refuse a second agent on the same state directory; the kernel frees it at exit."""
+    descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise SettingsError(
+            str(state), None, "agent.state_dir", "another agent is running on this directory"
+        ) from None
+    return descriptor
+
+
+async def run(config: Path) -> None:
+    """Run the agent of one configuration file until SIGTERM or SIGINT."""
+    settings = read_agent_settings(config)
+    identity = read_identity(config, settings.trust)
+    agent = Agent(settings, identity, resolve(config, settings.agent.state_dir))
+    task = asyncio.current_task()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel if task else loop.stop)
+    with contextlib.suppress(asyncio.CancelledError):
+        await agent.run()
+    notify("STOPPING=1")

@@ -1,0 +1,209 @@
+"""When to train, and what becomes of it: one client update in the outbox.
+
+    new head or new rows ─► may train? ─► child process ─► delta ─► clip ─► integers ─► outbox
+
+Training goes on while the link is down, from the last version the agent holds: its update is
+delivered later, with its staleness.  `reason_to_wait` and `make_update` are pure.
+"""
+
+import asyncio
+import hashlib
+import logging
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from agent.adoption import Adopted, Adoption, Examples
+from agent.config import Identity
+from agent.history import History
+from agent.learning.train import TrainingPlan
+from agent.learning.worker import TrainingFailed, TrainingProcess, TrainingProcessDied
+from agent.outbox import Outbox
+from agent.status import Status
+from wire.chunks import describe
+from wire.codec import Counter, seal, unseal
+from wire.messages import Policy, UpdateHeader
+from wire.tensors import Params, clip, flatten, quantize
+
+logger = logging.getLogger(__name__)
+
+_AFTER_FAILURE_S = 5.0
+
+
+@dataclass
+class Operator:
+    """What an operator's commands changed; lives as long as the process."""
+
+    paused: bool = False
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The result of one local training."""
+
+    params: Params
+    examples: int
+
+
+def reason_to_wait(adopted: Adopted | None, rows: int, made: int, operator: Operator) -> str:
+    """Why not to train now; empty when training may start.
+
+    Args:
+      adopted: the head in use.
+      rows: number of training rows so far.
+      made: updates already made from the head's train version.
+      operator: pause switch.
+    """
+    if adopted is None:
+        return "waiting for a model"
+    if adopted.head.training == "closed":
+        return "training is closed"
+    if operator.paused:
+        return "paused by command"
+    policy = adopted.head.policy
+    if rows < policy.min_rows:
+        return f"waiting for rows ({rows} of {policy.min_rows})"
+    if made >= policy.updates_per_version:
+        return f"waiting for a version after {adopted.head.train.version}"
+    return ""
+
+
+def plan_for(policy: Policy, agent: str, version: int) -> TrainingPlan:
+    """The head's policy as a training plan; the seed differs for every agent and version."""
+    seed = int.from_bytes(hashlib.sha256(f"{agent}/{version}".encode()).digest()[:4], "big")
+    return TrainingPlan(
+        epochs=policy.epochs,
+        batch_size=policy.batch_size,
+        optimizer=policy.optimizer,
+        learning_rate=policy.learning_rate,
+        positive_weight=policy.positive_weight,
+        proximal=policy.proximal,
+        average_tail=policy.average_tail,
+        seed=seed,
+    )
+
+
+def make_update(
+    adopted: Adopted, trained: Trained, identity: Identity, outbox: Outbox, counter: Counter
+) -> int:
+    """Clip and quantize the delta and make it durable; return the update's sequence."""
+    head, policy = adopted.head, adopted.head.policy
+    delta = flatten(trained.params).astype(np.float64) - flatten(adopted.train).astype(np.float64)
+    content, saturated = quantize(
+        clip(delta, policy.clip_norm), policy.scale, policy.bits, np.random.default_rng()
+    )
+
+    def build(sequence: int) -> tuple[bytes, bytes]:
+        header = UpdateHeader(
+            agent=identity.agent,
+            incarnation=outbox.incarnation,
+            sequence=sequence,
+            lineage=head.lineage,
+            base_version=head.train.version,
+            base_digest=head.train.content.digest,
+            examples=trained.examples,
+            weight=min(trained.examples, policy.weight_cap),
+            scale=policy.scale,
+            bits=policy.bits,
+            saturated=saturated,
+            content=describe(content),
+        )
+        return seal_update(header, identity, counter), content
+
+    return outbox.add(head.lineage, head.train.version, build)
+
+
+def seal_update(header: UpdateHeader, identity: Identity, counter: Counter) -> bytes:
+    """Sign an update's header."""
+    return seal(
+        header,
+        federation=identity.trust.federation,
+        signer=identity.agent,
+        counter=counter.next(),
+        key=identity.key,
+    )
+
+
+@dataclass
+class Learner:
+    """The agent's learning task."""
+
+    adoption: Adoption
+    history: History
+    outbox: Outbox
+    process: TrainingProcess
+    identity: Identity
+    counter: Counter
+    operator: Operator
+    status: Status
+    pause_s: float
+    made: asyncio.Event
+
+    async def run(self) -> None:
+        """Train whenever the head and the rows allow it, until cancelled."""
+        while True:
+            adopted = self.adoption.current
+            rows = self.history.read(held_out=False)
+            made = 0
+            if adopted is not None:
+                made = self.outbox.made_from(adopted.head.lineage, adopted.head.train.version)
+            reason = reason_to_wait(adopted, len(rows), made, self.operator)
+            self.status.learning = reason or "training"
+            if reason or adopted is None:
+                await self._wait_for_news()
+                continue
+            await self._train(adopted, adopted.examples(rows))
+            await asyncio.sleep(self.pause_s)
+
+    async def _wait_for_news(self) -> None:
+        self.adoption.changed.clear()
+        try:
+            await asyncio.wait_for(self.adoption.changed.wait(), 1.0)
+        except TimeoutError:
+            return
+
+    async def _train(self, adopted: Adopted, examples: Examples) -> None:
+        version = adopted.head.train.version
+        plan = plan_for(adopted.head.policy, self.identity.agent, version)
+        labels = examples.labels.astype(np.float32).reshape(-1, 1)
+        try:
+            await self.process.prepare(adopted.model.graph, adopted.model.loss)
+            result = await self.process.train(adopted.train, examples.inputs, labels, plan)
+        except (TrainingFailed, TrainingProcessDied) as error:
+            logger.warning("training from version %d failed: %s", version, error)
+            self.status.learning = f"training failed: {error}"
+            await asyncio.sleep(_AFTER_FAILURE_S)
+            return
+        trained = Trained(result.params, len(examples))
+        sequence = make_update(adopted, trained, self.identity, self.outbox, self.counter)
+        self.status.base_version = version
+        logger.info(
+            "update %d from version %d: %d rows, loss %.4f to %.4f",
+            sequence,
+            version,
+            len(examples),
+            result.loss_first_epoch,
+            result.loss_last_epoch,
+        )
+        self._meet_quota()
+        self.made.set()
+
+    def _meet_quota(self) -> None:
+        """Bury the oldest updates when the outbox is over its quota; their ids stay accounted."""
+        for sequence, envelope in self.outbox.over_quota():
+            header = replace_by_tombstone(envelope, self.identity, self.counter)
+            self.outbox.bury(sequence, header)
+            logger.warning("update %d was dropped: the outbox is over its quota", sequence)
+
+
+def replace_by_tombstone(envelope: bytes, identity: Identity, counter: Counter) -> bytes:
+    """A signed header that says the update's content is gone."""
+    header, _ = unseal(
+        envelope,
+        UpdateHeader,
+        federation=identity.trust.federation,
+        signer=identity.agent,
+        key=identity.key.public,
+    )
+    return seal_update(msgspec.structs.replace(header, dropped="quota"), identity, counter)

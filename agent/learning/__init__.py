@@ -1,0 +1,5 @@
+"""The learning core: reads a forward graph, derives how to train it, and trains it.
+
+Pure but for these: `backend` runs graphs in ONNX Runtime, `trainer` is the training child
+process under its `limits`, `worker` is the agent's handle on that child.
+"""

@@ -1,0 +1,57 @@
+"""What the derivation must know of an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from agent.learning.ir import Array, GraphError, Node
+from agent.learning.shapes import Shape
+from agent.learning.tape import Tape
+
+ShapeRule = Callable[[Node, Sequence[Shape], Mapping[str, Array]], Shape]
+"""(node, input shapes, constants by name) -> output shape; raises `GraphError`."""
+
+AdjointRule = Callable[[Tape, Node, str], Iterator[tuple[str, str]]]
+"""(tape, node, gradient in the output) -> (input, contribution to its gradient), for each
+input in `tape.needed`. Nodes for inputs that nobody needs should not be written."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator's rules.
+
+    Attributes:
+      infer: the shape rule; `check` has run before it.
+      adjoint: the adjoint rule.
+      arity: how many inputs it takes, fewest and most.
+      attributes: names of the attributes it may carry.
+      settings: indices of inputs that are constant integers (shapes, axes), not data.
+    """
+
+    infer: ShapeRule
+    adjoint: AdjointRule
+    arity: tuple[int, int]
+    attributes: frozenset[str] = frozenset()
+    settings: frozenset[int] = frozenset()
+
+    def check(self, node: Node) -> None:
+        """Check what must hold before the rules may look at a node.
+
+        Raises:
+          GraphError: wrong number of inputs or outputs, or an attribute outside the table.
+        """
+        fewest, most = self.arity
+        if not fewest <= len(node.inputs) <= most or not all(node.inputs):
+            raise GraphError(node.describe(), f"takes {fewest} to {most} inputs, none omitted")
+        if len(node.outputs) != 1:
+            raise GraphError(node.describe(), "must have exactly one output")
+        for name in node.attributes:
+            if name not in self.attributes:
+                raise GraphError(node.describe(), f"attribute {name!r} is not supported")
+
+
+def same_shape(node: Node, shapes: Sequence[Shape], constants: Mapping[str, Array]) -> Shape:
+    """Shape rule of operators that change values only."""
+    del node, constants
+    return shapes[0]

@@ -1,0 +1,1 @@
+"""The Flower app: plain FedAvg and a client that trains a small MLP with numpy."""

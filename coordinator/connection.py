@@ -1,0 +1,258 @@
+"""The coordinator's side of the broker.
+
+On every connection it subscribes, announces itself, publishes again everything retained (a broker
+may have lost its disk), and then takes updates in: header and chunks through `Ingest`, complete
+ones in one transaction a batch, and only after its commit the receipts.  Receipts that can not be
+sent are forgotten: agents ask again.
+
+Whatever comes in is checked first; what is refused is logged with its reason.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from dataclasses import dataclass, field
+
+from coordinator.config import Identity
+from coordinator.evaluation_log import EvaluationLog
+from coordinator.federation import Federation, Result
+from coordinator.ingest import Ingest, Update
+from coordinator.store import KnownAgent, Store
+from wire.chunks import split
+from wire.codec import Counter, Opened, open_envelope, parse_body, seal
+from wire.errors import LinkDownError, MalformedError, SignatureError, WireError
+from wire.messages import (
+    AgentState,
+    Command,
+    CoordinatorState,
+    Receipt,
+    Receipts,
+    Report,
+    UpdateHeader,
+)
+from wire.mqtt import BrokerSettings, Link, Received, Will, backoff, connect
+from wire.signing import PublicKey
+from wire.topics import Topics
+from wire.trust import COORDINATOR, read_credential
+
+logger = logging.getLogger(__name__)
+
+BATCH = 16
+"""Updates in one transaction: an fsync costs about 8 ms on common disks."""
+_OUTGOING = 10_000
+_TICK_S = 0.1
+_RECEIPTS_PER_MESSAGE = 200
+
+
+@dataclass
+class Connection:
+    """Keeps the coordinator connected."""
+
+    broker: BrokerSettings
+    identity: Identity
+    store: Store
+    federation: Federation
+    evaluations: EvaluationLog
+    boot: int
+    ingest: Ingest = field(default_factory=Ingest)
+
+    def __post_init__(self) -> None:
+        self._topics = Topics(self.identity.trust.federation)
+        self._counter = Counter(self.boot)
+        self._outgoing: asyncio.Queue[list[tuple[str, Receipt]]] = asyncio.Queue(_OUTGOING)
+        self._head_moved = asyncio.Event()
+        self.is_up = False
+
+    async def run(self) -> None:
+        """Connect, serve, and connect again, for ever."""
+        waits = backoff(0.2, 5.0, random.Random())  # noqa: S311  jitter only
+        while True:
+            try:
+                await self._connected()
+            except* LinkDownError as group:
+                logger.warning("broker lost: %s", group.exceptions[0])
+            if self.is_up:
+                waits = backoff(0.2, 5.0, random.Random())  # noqa: S311
+            self.is_up = False
+            await asyncio.sleep(next(waits))
+
+    async def _connected(self) -> None:
+        topic = self._topics.coordinator_state
+        will = Will(topic, self._state("offline"))
+        async with connect(self.broker, COORDINATOR, will) as link, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen(link), name="listen")
+            await link.subscribe(
+                [self._topics.all_updates, self._topics.all_states, self._topics.all_reports]
+            )
+            await self._publish_head(link)
+            await link.publish(topic, self._state("online"), retain=True)
+            self.is_up = True
+            tasks.create_task(self._publish_heads(link), name="publish")
+            tasks.create_task(self._send_receipts(link), name="receipts")
+            tasks.create_task(self._tick(), name="tick")
+
+    def _state(self, status: str) -> bytes:
+        state = CoordinatorState(
+            status="online" if status == "online" else "offline", session=self.boot
+        )
+        return self._seal(state)
+
+    def _seal(self, message: CoordinatorState | Receipts | Command) -> bytes:
+        return seal(
+            message,
+            federation=self.identity.trust.federation,
+            signer=COORDINATOR,
+            counter=self._counter.next(),
+            key=self.identity.key,
+        )
+
+    # Coming in
+
+    async def _listen(self, link: Link) -> None:
+        ready: list[Update] = []
+        async for message in link.messages():
+            try:
+                update = self._receive(message)
+            except WireError as error:
+                logger.warning("refused %s: %s", message.topic, error)
+                update = None
+            if update is not None:
+                ready.append(update)
+            if ready and (len(ready) >= BATCH or link.waiting == 0):
+                self._after(self.federation.commit(ready, time.monotonic()))
+                ready = []
+
+    def _receive(self, message: Received) -> Update | None:
+        """Take one message; return an update that it completed."""
+        topic, now_s = message.topic, time.monotonic()
+        kind = topic.removeprefix(f"{self._topics.base}/").partition("/")[0]
+        if kind == "up":
+            return self._on_update(topic, message.payload, now_s)
+        if kind == "report":
+            self._on_report(topic, message.payload, now_s)
+        elif kind == "state" and topic != self._topics.coordinator_state:
+            self._on_agent_state(topic, message.payload)
+        return None
+
+    def _on_update(self, topic: str, payload: bytes, now_s: float) -> Update | None:
+        at = self._topics.parse_update(topic)
+        if at.chunk is not None:
+            return self.ingest.on_chunk(at, payload, now_s)
+        opened = open_envelope(payload, "update")
+        self._verify_agent(opened, at.agent)
+        header = parse_body(opened, UpdateHeader)
+        if (header.agent, header.incarnation, header.sequence) != (
+            at.agent,
+            at.incarnation,
+            at.sequence,
+        ):
+            reason = f"update header of {header.agent} {header.incarnation}/{header.sequence}"
+            raise MalformedError(reason + " was published under another id")
+        known = self.federation.status_of(header)
+        if known is not None:
+            self._send([(at.agent, known)])
+            return None
+        taken = self.ingest.on_header(header, now_s)
+        if isinstance(taken, Receipt):
+            self._send([(at.agent, taken)])
+            return None
+        return taken
+
+    def _on_report(self, topic: str, payload: bytes, now_s: float) -> None:
+        agent = self._topics.agent_of(topic, "report")
+        opened = open_envelope(payload, "report")
+        known = self._verify_agent(opened, agent)
+        report = parse_body(opened, Report)
+        self._after(self.federation.on_report(agent, known.site, report, now_s))
+        self.evaluations.print_new(self.federation)
+
+    def _on_agent_state(self, topic: str, payload: bytes) -> None:
+        agent = self._topics.agent_of(topic, "state")
+        opened = open_envelope(payload, "agent-state")
+        state = parse_body(opened, AgentState)  # carries the key that it is verified with
+        credential = read_credential(state.credential, self.identity.trust)
+        if credential.agent != agent or opened.signer != agent:
+            reason = f"the birth of {agent} carries a credential of {credential.agent}"
+            raise SignatureError(reason)
+        opened.verify(self.identity.trust.federation, PublicKey(credential.public_key))
+        known = self.store.agent(agent)
+        if known is not None and opened.counter < known.counter:
+            return  # a late will, or a replay
+        self.store.keep_agent(
+            KnownAgent(agent, credential.site, credential.public_key, opened.counter),
+            state.incarnation,
+            state.status,
+        )
+
+    def _verify_agent(self, opened: Opened, agent: str) -> KnownAgent:
+        known = self.store.agent(agent)
+        if known is None:
+            reason = f"{opened.kind} from {agent}, whose birth has not been seen"
+            raise SignatureError(reason)
+        if opened.signer != agent:
+            reason = f"{opened.kind} of {opened.signer!r} was published as {agent}"
+            raise SignatureError(reason)
+        opened.verify(self.identity.trust.federation, PublicKey(known.public_key))
+        return known
+
+    # Going out
+
+    def _after(self, result: Result) -> None:
+        self._send(result.receipts)
+        if result.head_moved:
+            self._head_moved.set()
+
+    def _send(self, receipts: list[tuple[str, Receipt]]) -> None:
+        if not receipts:
+            return
+        try:
+            self._outgoing.put_nowait(receipts)
+        except asyncio.QueueFull:
+            logger.warning("%d receipts not sent: the broker is slow", len(receipts))
+
+    async def _send_receipts(self, link: Link) -> None:
+        while True:
+            by_agent: dict[str, list[Receipt]] = {}
+            waiting = [await self._outgoing.get()]
+            while not self._outgoing.empty():
+                waiting.append(self._outgoing.get_nowait())
+            for agent, receipt in (item for receipts in waiting for item in receipts):
+                by_agent.setdefault(agent, []).append(receipt)
+            for agent, items in by_agent.items():
+                for start in range(0, len(items), _RECEIPTS_PER_MESSAGE):
+                    part = tuple(items[start : start + _RECEIPTS_PER_MESSAGE])
+                    await link.publish(self._topics.to(agent), self._seal(Receipts(items=part)))
+
+    async def _publish_heads(self, link: Link) -> None:
+        while True:
+            await self._head_moved.wait()
+            self._head_moved.clear()
+            await self._publish_head(link)
+            self.evaluations.print_new(self.federation)
+
+    async def _publish_head(self, link: Link) -> None:
+        """Contents first, then the head that names them, then clear what nothing names."""
+        head, contents = self.federation.head_envelope, self.federation.contents()
+        chunks = {
+            f"{self._topics.base}/{key}/{index}": chunk
+            for key, data in contents.items()
+            for index, chunk in enumerate(split(data, self.federation.saved.bundle.chunk_bytes))
+        }
+        before = self.store.published()
+        self.store.set_published(set(chunks), set())
+        fresh = chunks if not self.is_up else {t: c for t, c in chunks.items() if t not in before}
+        for topic, chunk in fresh.items():
+            await link.publish(topic, chunk, retain=True)
+        await link.publish(self._topics.head, head, retain=True)
+        gone = before - set(chunks)
+        for topic in sorted(gone):
+            await link.publish(topic, b"", retain=True)
+        self.store.set_published(set(), gone)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            now_s = time.monotonic()
+            self._send(self.ingest.ask(now_s))
+            self._after(self.federation.tick(now_s))

@@ -1,0 +1,350 @@
+"""The federation's state machine: verified updates in, outcomes and a new head out.
+
+    update ──► known? ──yes──► duplicate: its outcome again
+                 │no
+                 ▼
+               valid? ──no───► refused(reason), recorded
+                 │yes
+                 ▼
+               admitted by the strategy, folded into the buffer, committed
+                 │ buffer ready
+                 ▼
+               mean delta ─► server optimizer ─► version + 1 ─► average ─► head + 1
+
+Everything that one call changes is one transaction: updates, buffer, version, average and head are
+on the disk together or not at all, and receipts go out afterwards.  So a crash at any instruction
+leaves a state in which each update is either not seen (it will be offered again) or seen once.
+
+No I/O but the store; the caller passes monotonic time and sends what is returned.
+"""
+
+import logging
+import time
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+
+from coordinator.aggregate import empty, fold, mean_delta
+from coordinator.average import add_version
+from coordinator.config import CoordinatorSettings, Identity
+from coordinator.gate import decide
+from coordinator.ingest import Update, receipt
+from coordinator.server_optimizer import make_server_optimizer
+from coordinator.store import Saved, Store, buffer_of, vector
+from coordinator.strategy import Rejected, make_strategy
+from wire.chunks import describe
+from wire.codec import open_envelope, parse_body, seal
+from wire.errors import SettingsError
+from wire.messages import Head, Policy, Receipt, Report, UpdateHeader, VersionRef
+from wire.tensors import flatten, parameter_count, read_integers, unflatten, write_params
+from wire.trust import COORDINATOR
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Result:
+    """What the caller has to send: receipts by agent, and whether the head moved."""
+
+    receipts: list[tuple[str, Receipt]] = field(default_factory=list)
+    head_moved: bool = False
+
+
+class Federation:
+    """The current model of the federation and everything that may change it."""
+
+    def __init__(
+        self, store: Store, settings: CoordinatorSettings, identity: Identity, now_s: float
+    ) -> None:
+        self._store, self._settings, self._identity = store, settings, identity
+        self._shapes = identity.bundle.manifest.shapes
+        self._parameters = parameter_count(self._shapes)
+        self._policy = msgspec.convert(msgspec.structs.asdict(settings.policy), Policy)
+        self._strategy = make_strategy(settings.strategy, self._policy)
+        self._optimizer = make_server_optimizer(settings.server_optimizer)
+        self._buffer_since_s = now_s
+        self._candidate_since_s = now_s
+        saved = store.load()
+        if saved is None:
+            saved = self._begin()
+        elif saved.bundle.digest != describe(identity.bundle_bytes).digest:
+            state = settings.coordinator.state_dir
+            raise SettingsError(
+                state, None, "coordinator.bundle", "this state belongs to another bundle"
+            )
+        self._load(saved)
+        self._publish_settings()
+
+    def _load(self, saved: Saved) -> None:
+        self.saved = saved
+        self._params = vector(saved.params, "<f4").astype(np.float32)
+        self._optimizer_state = vector(saved.optimizer, "<f8").reshape(-1, self._parameters)
+        self._average = vector(saved.average, "<f8").astype(np.float64)
+        self._buffer = buffer_of(saved)
+
+    def _begin(self) -> Saved:
+        """Version 0: the bundle's weights."""
+        weights = self._identity.bundle.weights
+        data = write_params(weights)
+        content = describe(data, self._settings.coordinator.chunk_bytes)
+        first = VersionRef(version=0, content=content)
+        params = flatten(weights)
+        saved = Saved(
+            version=0,
+            lineage=0,
+            head_sequence=0,
+            head=b"",
+            bundle=describe(self._identity.bundle_bytes, self._settings.coordinator.chunk_bytes),
+            train=first,
+            candidate=None,
+            serve=first,
+            judged=0,
+            params=params.astype("<f4").tobytes(),
+            optimizer=self._optimizer.init(self._parameters).astype("<f8").tobytes(),
+            average=params.astype("<f8").tobytes(),
+            total=empty(self._parameters).total.astype("<i8").tobytes(),
+            weight=0,
+            agents=(),
+        )
+        with self._store.transaction():
+            self._store.keep_content(content.digest, data)
+            self._store.keep_content(saved.bundle.digest, self._identity.bundle_bytes)
+            self._store.add_version(0, 0, content.digest, 0, time.time())
+            self._store.save(saved)
+        return saved
+
+    def _publish_settings(self) -> None:
+        """Publish a head when the policy or the training switch is not what the last one says."""
+        head = self.head
+        if head is None or head.policy != self._policy or head.training != self._store.training:
+            with self._store.transaction():
+                self._save_with_new_head({})
+
+    # What the caller reads
+
+    @property
+    def head(self) -> Head | None:
+        """The current head, None only before the first one was made."""
+        if not self.saved.head:
+            return None
+        return parse_body(open_envelope(self.saved.head, "head"), Head)
+
+    @property
+    def head_envelope(self) -> bytes:
+        """The current head, signed."""
+        return self.saved.head
+
+    def contents(self) -> dict[str, bytes]:
+        """What the head names: topic key to bytes."""
+        saved = self.saved
+        named = {f"bundle/{saved.bundle.digest.hex()}": saved.bundle}
+        for version in (saved.train, saved.serve, saved.candidate):
+            if version is not None:
+                named[f"model/{version.content.digest.hex()}"] = version.content
+        return {key: self._store.content(content.digest) for key, content in named.items()}
+
+    # What may happen
+
+    def commit(self, updates: list[Update], now_s: float) -> Result:
+        """Take complete, verified updates in one transaction."""
+        result = Result()
+        with self._store.transaction():
+            for update in updates:
+                result.receipts.append((update.header.agent, self._take(update, now_s)))
+                if self._is_ready(now_s):
+                    self._advance(result, now_s)
+            if not result.head_moved:
+                self._save()
+        return result
+
+    def status_of(self, header: UpdateHeader) -> Receipt | None:
+        """The receipt of an update that is already known, else None; counts the duplicate.
+
+        An id that comes back with other content is refused and alarmed: the agent's state was
+        cloned or restored from a backup.
+        """
+        known = self._store.known_update(header)
+        if known is None:
+            return None
+        if known.digest != header.content.digest:
+            reason = "this id was here before with another hash: cloned or restored state"
+            logger.error("ALARM update %d of %s: %s", header.sequence, header.agent, reason)
+            return receipt(header, "refused", reason=reason)
+        self._store.count_duplicate()
+        return receipt(header, known.status, reason=known.reason, version=known.version)
+
+    def tick(self, now_s: float) -> Result:
+        """Do what time alone asks for: deadlines, and the operator's switch."""
+        result = Result()
+        with self._store.transaction():
+            if self._is_ready(now_s):
+                self._advance(result, now_s)
+            head = self.head
+            if head is not None and head.training != self._store.training:
+                self._save_with_new_head({})
+                result.head_moved = True
+        if self._judge(now_s):
+            result.head_moved = True
+        return result
+
+    def on_report(self, agent: str, site: str, report: Report, now_s: float) -> Result:
+        """Take a site's evaluations of what the head names."""
+        saved = self.saved
+        named = {saved.train.content.digest, saved.serve.content.digest}
+        if saved.candidate is not None:
+            named.add(saved.candidate.content.digest)
+        fitting = tuple(item for item in report.evaluations if item.digest in named)
+        self._store.keep_evaluations(f"{site}/{agent}", fitting)
+        return Result(head_moved=self._judge(now_s))
+
+    # Steps, each inside the caller's transaction
+
+    def _take(self, update: Update, now_s: float) -> Receipt:
+        header = update.header
+        known = self.status_of(header)
+        if known is not None:
+            return known
+        if header.dropped:
+            self._store.add_update(header, "dropped", header.dropped, 0, time.time())
+            return receipt(header, "dropped", reason=header.dropped)
+        admitted = self._admit(update)
+        if isinstance(admitted, Rejected):
+            self._store.add_update(header, "refused", admitted.reason, 0, time.time())
+            return receipt(header, "refused", reason=admitted.reason)
+        if self._buffer.members == 0:
+            self._buffer_since_s = now_s
+        delta = read_integers(update.content, header.bits, self._parameters)
+        self._buffer = fold(self._buffer, delta, admitted, header.agent)
+        self._store.add_update(header, "committed", "", admitted, time.time())
+        return receipt(header, "committed")
+
+    def _admit(self, update: Update) -> int | Rejected:
+        """The coefficient of a valid update, or why it does not count."""
+        header, policy = update.header, self._policy
+        if header.lineage != self.saved.lineage:
+            return Rejected(f"lineage {header.lineage} was abandoned")
+        if self._store.version_digest(header.base_version) != header.base_digest:
+            return Rejected(f"base version {header.base_version} is not one of ours")
+        if (header.scale, header.bits) != (policy.scale, policy.bits):
+            return Rejected(f"scale {header.scale} x {header.bits} bits is not the policy's")
+        if header.content.size != self._parameters * header.bits // 8:
+            return Rejected(f"{header.content.size} bytes do not fit {self._parameters} parameters")
+        if header.weight > min(policy.weight_cap, max(header.examples, 1)):
+            return Rejected(f"weight {header.weight} exceeds examples or the policy's cap")
+        return self._strategy.admit(header, self._buffer, self.saved.version)
+
+    def _is_ready(self, now_s: float) -> bool:
+        age_s = now_s - self._buffer_since_s
+        return self._buffer.members > 0 and self._strategy.is_ready(self._buffer, age_s)
+
+    def _advance(self, result: Result, now_s: float) -> None:
+        """Turn the buffer into the next version and settle its members."""
+        delta = mean_delta(self._buffer, self._policy.scale)
+        self._optimizer_state, self._params = self._optimizer.apply(
+            delta, self._optimizer_state, self._params
+        )
+        if not np.isfinite(self._params).all():
+            reason = f"version {self.saved.version + 1} is not finite; lower the learning rates"
+            raise FloatingPointError(reason)
+        version = self.saved.version + 1
+        self._average = add_version(
+            self._average, self._params, version, self._settings.average.decay
+        )
+        train = self._keep(version, self._params)
+        self._store.add_version(
+            version, self.saved.lineage, train.content.digest, self._buffer.members, time.time()
+        )
+        for agent, incarnation, sequence in self._store.fold_committed(version):
+            folded = Receipt(
+                incarnation=incarnation, sequence=sequence, status="folded", version=version
+            )
+            result.receipts.append((agent, folded))
+        logger.info("version %d from %s", version, ", ".join(self._buffer.agents))
+        self._buffer = empty(self._parameters)
+        changes: dict[str, object] = {"version": version, "train": train}
+        since_serve = version - max(self.saved.serve.version, self.saved.judged)
+        if self.saved.candidate is None and since_serve >= self._settings.gate.every:
+            changes["candidate"] = self._keep(version, self._average)
+            self._candidate_since_s = now_s
+        self._save_with_new_head(changes)
+        result.head_moved = True
+
+    def _keep(self, version: int, params: np.ndarray) -> VersionRef:  # type: ignore[type-arg]
+        data = write_params(unflatten(params, self._shapes))
+        content = describe(data, self._settings.coordinator.chunk_bytes)
+        self._store.keep_content(content.digest, data)
+        return VersionRef(version=version, content=content)
+
+    def _judge(self, now_s: float) -> bool:
+        """Promote or give up the candidate; propose the last average once training is closed."""
+        candidate, gate = self.saved.candidate, self._settings.gate
+        if candidate is None:
+            return self._propose_last(now_s)
+        verdict = decide(
+            self._store.evaluations(candidate.content.digest),
+            self._store.evaluations(self.saved.serve.content.digest),
+            gate,
+        )
+        if verdict is None and now_s - self._candidate_since_s < gate.deadline_s:
+            return False
+        changes: dict[str, object] = {"candidate": None, "judged": candidate.version}
+        if verdict is not None and verdict.promote:
+            changes["serve"] = candidate
+        reason = verdict.reason if verdict else f"no quorum within {gate.deadline_s:g} s"
+        promoted = "promoted" if "serve" in changes else "not promoted"
+        logger.info("version %d %s: %s", candidate.version, promoted, reason)
+        with self._store.transaction():
+            self._save_with_new_head(changes)
+        return True
+
+    def _propose_last(self, now_s: float) -> bool:
+        saved = self.saved
+        is_last = self._store.training == "closed" and self._buffer.members == 0
+        if not is_last or saved.version <= max(saved.serve.version, saved.judged):
+            return False
+        with self._store.transaction():
+            candidate = self._keep(saved.version, self._average)
+            self._candidate_since_s = now_s
+            self._save_with_new_head({"candidate": candidate})
+        return True
+
+    def _save(self) -> None:
+        self.saved = msgspec.structs.replace(
+            self.saved,
+            params=self._params.astype("<f4").tobytes(),
+            optimizer=self._optimizer_state.astype("<f8").tobytes(),
+            average=self._average.astype("<f8").tobytes(),
+            total=self._buffer.total.astype("<i8").tobytes(),
+            weight=self._buffer.weight,
+            agents=self._buffer.agents,
+        )
+        self._store.save(self.saved)
+
+    def _save_with_new_head(self, changes: dict[str, object]) -> None:
+        saved = msgspec.structs.replace(
+            self.saved, **changes, head_sequence=self.saved.head_sequence + 1
+        )
+        head = Head(
+            sequence=saved.head_sequence,
+            lineage=saved.lineage,
+            bundle=saved.bundle,
+            train=saved.train,
+            candidate=saved.candidate,
+            serve=saved.serve,
+            policy=self._policy,
+            training=self._store.training,
+        )
+        envelope = seal(
+            head,
+            federation=self._identity.trust.federation,
+            signer=COORDINATOR,
+            counter=head.sequence,
+            key=self._identity.key,
+        )
+        self.saved = msgspec.structs.replace(saved, head=envelope)
+        self._save()
+        contents = [saved.bundle, saved.train.content, saved.serve.content]
+        if saved.candidate is not None:
+            contents.append(saved.candidate.content)
+        self._store.keep_only([content.digest for content in contents])

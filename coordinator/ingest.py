@@ -1,0 +1,120 @@
+"""Ingest: headers and chunks in any order, complete and verified updates out.
+
+Soft state only: what is here is gone after a crash, and nobody minds, because agents offer every
+update until it is receipted.  Pure: the caller passes monotonic time in and sends what comes out.
+"""
+
+from dataclasses import dataclass, field
+
+from wire.chunks import Assembly, check_content, to_bitmap
+from wire.errors import MalformedError
+from wire.messages import Receipt, UpdateHeader
+from wire.topics import UpdateTopic
+
+BUDGET_BYTES = 64 << 20
+QUIET_S = 0.5
+"""An update whose chunks paused this long is answered with what is missing."""
+FORGET_S = 120.0
+
+
+@dataclass(frozen=True)
+class Update:
+    """A complete client update: a verified header and its content (empty for a tombstone)."""
+
+    header: UpdateHeader
+    content: bytes
+
+
+@dataclass
+class _Incoming:
+    header: UpdateHeader
+    assembly: Assembly
+    last_s: float
+    asked_s: float = field(default=-1e9)
+
+
+class Ingest:
+    """Updates on their way in."""
+
+    def __init__(self, budget_bytes: int = BUDGET_BYTES) -> None:
+        self._budget_bytes = budget_bytes
+        self._incoming: dict[tuple[str, str, int], _Incoming] = {}
+
+    def on_header(self, header: UpdateHeader, now_s: float) -> Update | Receipt | None:
+        """Start assembling; returns the update itself when it needs no content.
+
+        Returns:
+          A tombstone as a complete update, a `later` receipt when there is no room, else None.
+
+        Raises:
+          MalformedError: the header contradicts itself or an earlier one with the same id.
+        """
+        key = (header.agent, header.incarnation, header.sequence)
+        if header.dropped:
+            self._incoming.pop(key, None)
+            return Update(header, b"")
+        check_content(header.content)
+        held = self._incoming.get(key)
+        if held is not None:
+            if held.header.content.digest != header.content.digest:
+                reason = f"update {header.sequence} of {header.agent} came with two contents"
+                raise MalformedError(reason)
+            held.asked_s = -1e9  # offered again: answer soon
+            return None
+        if self.pledged_bytes + header.content.size > self._budget_bytes:
+            return receipt(header, "later", reason="no room for more chunks now")
+        self._incoming[key] = _Incoming(header, Assembly(header.content), now_s)
+        return None
+
+    def on_chunk(self, topic: UpdateTopic, data: bytes, now_s: float) -> Update | None:
+        """Add a chunk; return the update when it is complete.
+
+        Raises:
+          MalformedError: the chunk is not the announced one.
+        """
+        key = (topic.agent, topic.incarnation, topic.sequence)
+        held = self._incoming.get(key)
+        if held is None or topic.chunk is None:
+            return None
+        held.assembly.add(topic.chunk, data)
+        held.last_s = now_s
+        if held.assembly.missing:
+            return None
+        del self._incoming[key]
+        return Update(held.header, held.assembly.join())
+
+    def ask(self, now_s: float) -> list[tuple[str, Receipt]]:
+        """Receipts `wanted` for updates whose chunks paused; forgets the abandoned ones."""
+        asked: list[tuple[str, Receipt]] = []
+        for key, held in list(self._incoming.items()):
+            if now_s - held.last_s > FORGET_S:
+                del self._incoming[key]
+            elif now_s - held.last_s >= QUIET_S and now_s - held.asked_s >= 4 * QUIET_S:
+                held.asked_s = now_s
+                wanted = to_bitmap(held.assembly.missing)
+                asked.append((key[0], receipt(held.header, "wanted", wanted=wanted)))
+        return asked
+
+    @property
+    def pledged_bytes(self) -> int:
+        """Bytes that the updates on their way in will need at most."""
+        return sum(held.header.content.size for held in self._incoming.values())
+
+
+def receipt(
+    header: UpdateHeader,
+    status: str,
+    *,
+    reason: str = "",
+    version: int = 0,
+    wanted: bytes = b"",
+) -> Receipt:
+    """A receipt for the update of this header."""
+    return Receipt(
+        incarnation=header.incarnation,
+        sequence=header.sequence,
+        status=status,  # type: ignore[arg-type]  # checked by msgspec when it is read
+        reason=reason[:500],
+        version=version,
+        wanted=wanted,
+    )

@@ -1,0 +1,82 @@
+"""`journeyman-coordinator`: the command line."""
+
+import argparse
+import asyncio
+import logging
+import sys
+from pathlib import Path
+
+from coordinator.app import run, set_training, status
+from coordinator.config import read_coordinator_settings, read_identity
+from wire.errors import SettingsError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit status: 0 fine, 1 failed, 2 configuration."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        options.command(options.config)
+    except SettingsError as error:
+        print(f"journeyman-coordinator: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except Exception:
+        logging.getLogger("coordinator").exception("stopped by an error")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="journeyman-coordinator",
+        description="Takes client updates in exactly once, folds, judges and publishes models.",
+        epilog="Every key of the configuration file is explained in configs/coordinator.toml.",
+    )
+    parser.add_argument("--verbose", action="store_true", help="log every step")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, command, text in (
+        ("run", _run, "run until SIGTERM"),
+        ("check", _check, "check the configuration file, keys and bundle, then exit"),
+        ("status", _status, "print version, updates by outcome, agents"),
+        ("close", _close, "close training: agents deliver what they have and train nothing new"),
+        ("open", _open, "open training again"),
+    ):
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("config", type=Path, help="the coordinator's TOML file")
+        sub.set_defaults(command=command)
+    return parser
+
+
+def _run(config: Path) -> None:
+    asyncio.run(run(config))
+
+
+def _check(config: Path) -> None:
+    settings = read_coordinator_settings(config)
+    identity = read_identity(config, settings)
+    manifest = identity.bundle.manifest
+    print(
+        f"{config}: federation {identity.trust.federation}, bundle {manifest.name} revision "
+        f"{manifest.revision}, strategy {settings.strategy.name}"
+    )
+
+
+def _status(config: Path) -> None:
+    print(status(config))
+
+
+def _close(config: Path) -> None:
+    set_training(config, "closed")
+
+
+def _open(config: Path) -> None:
+    set_training(config, "open")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

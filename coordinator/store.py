@@ -1,0 +1,311 @@
+"""The coordinator's durable memory: one SQLite file, one owner, one transaction per decision.
+
+    updates      every update ever received, by (agent, incarnation, sequence): outcome and version.
+                 Rows never expire, so neither does deduplication.
+    state        one row: version, buffer, optimizer, average, head - all that a restart needs
+    versions     digest of every version, so that a stale update can prove its base
+    contents     bytes that the head names
+    agents       verified credentials and the last birth
+    evaluations  the sites' judgements of what the head names
+
+synchronous=FULL: what was receipted is on the disk.
+"""
+
+import sqlite3
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.aggregate import Buffer
+from wire.database import open_database, transaction
+from wire.messages import Content, Evaluation, UpdateHeader, VersionRef
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS updates (
+  agent TEXT NOT NULL,
+  incarnation TEXT NOT NULL,
+  sequence INTEGER NOT NULL,
+  digest BLOB NOT NULL,
+  status TEXT NOT NULL,
+  reason TEXT NOT NULL,
+  version INTEGER NOT NULL,       -- the version it was folded into, 0 before
+  base_version INTEGER NOT NULL,
+  coefficient INTEGER NOT NULL,   -- 0 unless folded or committed
+  received_at REAL NOT NULL,      -- wall clock, display only
+  PRIMARY KEY (agent, incarnation, sequence)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS buffered ON updates (status) WHERE status = 'committed';
+CREATE TABLE IF NOT EXISTS state (
+  one INTEGER PRIMARY KEY CHECK (one = 1), body BLOB NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS control (
+  one INTEGER PRIMARY KEY CHECK (one = 1),
+  boot INTEGER NOT NULL,
+  training TEXT NOT NULL,
+  duplicates INTEGER NOT NULL
+) STRICT;
+INSERT OR IGNORE INTO control VALUES (1, 0, 'open', 0);
+CREATE TABLE IF NOT EXISTS versions (
+  version INTEGER PRIMARY KEY, lineage INTEGER NOT NULL, digest BLOB NOT NULL,
+  members INTEGER NOT NULL, made_at REAL NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS contents (digest BLOB PRIMARY KEY, data BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS published (topic TEXT PRIMARY KEY) STRICT;
+CREATE TABLE IF NOT EXISTS agents (
+  agent TEXT PRIMARY KEY, site TEXT NOT NULL, public_key BLOB NOT NULL,
+  incarnation TEXT NOT NULL, status TEXT NOT NULL, counter INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS evaluations (
+  digest BLOB NOT NULL, agent TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (digest, agent)
+) STRICT;
+"""
+
+
+class Saved(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything about the model that changes together; arrays as little-endian bytes."""
+
+    version: int
+    lineage: int
+    head_sequence: int
+    head: bytes
+    bundle: Content
+    train: VersionRef
+    candidate: VersionRef | None
+    serve: VersionRef
+    judged: int
+    params: bytes
+    optimizer: bytes
+    average: bytes
+    total: bytes
+    weight: int
+    agents: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class KnownUpdate:
+    """What the store has about one update id."""
+
+    digest: bytes
+    status: str
+    reason: str
+    version: int
+
+
+@dataclass(frozen=True)
+class KnownAgent:
+    """A verified agent."""
+
+    agent: str
+    site: str
+    public_key: bytes
+    counter: int
+
+
+class Store:
+    """Owner of `coordinator.db`."""
+
+    def __init__(self, path: Path | str) -> None:
+        self._db = open_database(path, _SCHEMA, durable=True)
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """One atomic, durable step."""
+        return transaction(self._db)
+
+    def next_boot(self) -> int:
+        """Number of this process run, above all earlier ones."""
+        with self.transaction():
+            self._db.execute("UPDATE control SET boot = boot + 1")
+        return int(self._db.execute("SELECT boot FROM control").fetchone()[0])
+
+    @property
+    def training(self) -> Literal["open", "closed"]:
+        """The operator's switch; the command line may change it while the coordinator runs."""
+        row = self._db.execute("SELECT training FROM control").fetchone()
+        return "closed" if row[0] == "closed" else "open"
+
+    def set_training(self, training: Literal["open", "closed"]) -> None:
+        """Turn the operator's switch."""
+        with self.transaction():
+            self._db.execute("UPDATE control SET training = ?", (training,))
+
+    # Updates
+
+    def known_update(self, header: UpdateHeader) -> KnownUpdate | None:
+        """What became of this update id so far."""
+        row = self._db.execute(
+            "SELECT digest, status, reason, version FROM updates"
+            " WHERE agent = ? AND incarnation = ? AND sequence = ?",
+            (header.agent, header.incarnation, header.sequence),
+        ).fetchone()
+        return KnownUpdate(*row) if row else None
+
+    def add_update(
+        self, header: UpdateHeader, status: str, reason: str, coefficient: int, at: float
+    ) -> None:
+        """Record the first sight of an update; its id must be new."""
+        self._db.execute(
+            "INSERT INTO updates VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?)",
+            (
+                header.agent,
+                header.incarnation,
+                header.sequence,
+                header.content.digest,
+                status,
+                reason,
+                header.base_version,
+                coefficient,
+                at,
+            ),
+        )
+
+    def fold_committed(self, version: int) -> list[tuple[str, str, int]]:
+        """Give every committed update its outcome; return (agent, incarnation, sequence)."""
+        rows = self._db.execute(
+            "UPDATE updates SET status = 'folded', version = ? WHERE status = 'committed'"
+            " RETURNING agent, incarnation, sequence",
+            (version,),
+        ).fetchall()
+        return [(str(agent), str(inc), int(sequence)) for agent, inc, sequence in rows]
+
+    def count_duplicate(self) -> None:
+        """Count one offer of an update that was already here."""
+        self._db.execute("UPDATE control SET duplicates = duplicates + 1")
+
+    def counts(self) -> dict[str, int]:
+        """Updates by status, and `duplicates`."""
+        rows = self._db.execute("SELECT status, count(*) FROM updates GROUP BY status")
+        counts = {str(status): int(number) for status, number in rows}
+        row = self._db.execute("SELECT duplicates FROM control").fetchone()
+        return {**counts, "duplicates": int(row[0])}
+
+    def memberships(self) -> list[tuple[int, str, str, int, int]]:
+        """Folded updates: (version, agent, incarnation, sequence, coefficient), in that order."""
+        return self._db.execute(
+            "SELECT version, agent, incarnation, sequence, coefficient FROM updates"
+            " WHERE status = 'folded' ORDER BY version, agent, incarnation, sequence"
+        ).fetchall()
+
+    # Versions and contents
+
+    def load(self) -> Saved | None:
+        """The state of the last committed decision."""
+        row = self._db.execute("SELECT body FROM state").fetchone()
+        return msgspec.msgpack.decode(row[0], type=Saved) if row else None
+
+    def save(self, saved: Saved) -> None:
+        """Replace the state (inside a transaction)."""
+        body = msgspec.msgpack.encode(saved)
+        self._db.execute("INSERT OR REPLACE INTO state VALUES (1, ?)", (body,))
+
+    def add_version(
+        self, version: int, lineage: int, digest: bytes, members: int, at: float
+    ) -> None:
+        """Record a version's digest."""
+        self._db.execute(
+            "INSERT INTO versions VALUES (?, ?, ?, ?, ?)", (version, lineage, digest, members, at)
+        )
+
+    def version_digest(self, version: int) -> bytes | None:
+        """SHA-256 of a version's weights."""
+        row = self._db.execute(
+            "SELECT digest FROM versions WHERE version = ?", (version,)
+        ).fetchone()
+        return bytes(row[0]) if row else None
+
+    def keep_content(self, digest: bytes, data: bytes) -> None:
+        """Store bytes that the next head will name."""
+        self._db.execute("INSERT OR IGNORE INTO contents VALUES (?, ?)", (digest, data))
+
+    def keep_only(self, digests: list[bytes]) -> None:
+        """Drop every other content and evaluation."""
+        marks = ",".join("?" * len(digests))
+        self._db.execute(f"DELETE FROM contents WHERE digest NOT IN ({marks})", digests)  # noqa: S608
+        self._db.execute(f"DELETE FROM evaluations WHERE digest NOT IN ({marks})", digests)  # noqa: S608
+
+    def content(self, digest: bytes) -> bytes:
+        """Bytes that the head names."""
+        row = self._db.execute("SELECT data FROM contents WHERE digest = ?", (digest,)).fetchone()
+        if row is None:
+            reason = f"content {digest.hex()[:16]} is missing from the store"
+            raise sqlite3.IntegrityError(reason)
+        return bytes(row[0])
+
+    def published(self) -> set[str]:
+        """Retained topics that this federation's broker may hold."""
+        return {str(topic) for (topic,) in self._db.execute("SELECT topic FROM published")}
+
+    def set_published(self, added: set[str], removed: set[str]) -> None:
+        """Remember which retained topics to clear one day."""
+        with self.transaction():
+            self._db.executemany(
+                "INSERT OR IGNORE INTO published VALUES (?)", [(topic,) for topic in sorted(added)]
+            )
+            self._db.executemany(
+                "DELETE FROM published WHERE topic = ?", [(topic,) for topic in sorted(removed)]
+            )
+
+    # Agents
+
+    def agent(self, agent: str) -> KnownAgent | None:
+        """A verified agent by id."""
+        row = self._db.execute(
+            "SELECT agent, site, public_key, counter FROM agents WHERE agent = ?", (agent,)
+        ).fetchone()
+        return KnownAgent(*row) if row else None
+
+    def keep_agent(self, known: KnownAgent, incarnation: str, status: str) -> None:
+        """Remember a verified birth or will."""
+        with self.transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO agents VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    known.agent,
+                    known.site,
+                    known.public_key,
+                    incarnation,
+                    status,
+                    known.counter,
+                ),
+            )
+
+    def agents(self) -> list[tuple[str, str, str]]:
+        """All known agents: (agent, site, status)."""
+        return self._db.execute("SELECT agent, site, status FROM agents ORDER BY agent").fetchall()
+
+    # Evaluations
+
+    def keep_evaluations(self, agent: str, evaluations: tuple[Evaluation, ...]) -> None:
+        """Remember a site's newest judgement."""
+        with self.transaction():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?)",
+                [
+                    (evaluation.digest, agent, msgspec.msgpack.encode(evaluation))
+                    for evaluation in evaluations
+                ],
+            )
+
+    def evaluations(self, digest: bytes) -> dict[str, Evaluation]:
+        """Judgements of one content, by agent."""
+        rows = self._db.execute("SELECT agent, body FROM evaluations WHERE digest = ?", (digest,))
+        return {str(agent): msgspec.msgpack.decode(body, type=Evaluation) for agent, body in rows}
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+
+def buffer_of(saved: Saved) -> Buffer:
+    """The buffer as it was saved."""
+    total = np.frombuffer(saved.total, "<i8").astype(np.int64)
+    return Buffer(total, saved.weight, len(saved.agents), saved.agents)
+
+
+def vector(data: bytes, dtype: str) -> NDArray[np.floating]:
+    """A saved vector, writable."""
+    return np.frombuffer(data, dtype).copy()

@@ -1,0 +1,232 @@
+"""`journeyman`: the umbrella command, and the one program that sees all others.
+
+journeyman demo                three factories learn together on this computer
+journeyman keys ...            root, charter, agents' keys and credentials
+journeyman bundle ...          build and inspect model bundles
+journeyman agent|coordinator   the same as journeyman-agent, journeyman-coordinator
+"""
+
+import argparse
+import asyncio
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from wire.errors import SettingsError, WireError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status: 0 fine, 1 failed, 2 wrong use."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["agent"]:
+        from agent.main import main as agent_main  # noqa: PLC0415
+
+        return agent_main(words[1:])
+    if words[:1] == ["coordinator"]:
+        from coordinator.main import main as coordinator_main  # noqa: PLC0415
+
+        return coordinator_main(words[1:])
+    options = _parser().parse_args(words)
+    try:
+        return int(options.command(options))
+    except (SettingsError, WireError) as error:
+        print(f"journeyman: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="journeyman",
+        description="Machines learn together, and no sensor reading leaves the plant.",
+        epilog="`journeyman agent ...` and `journeyman coordinator ...` open the other programs.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_keys(commands)
+    _add_bundle(commands)
+    return parser
+
+
+def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="three factories learn together while their links fail",
+        description="Runs three factories, a broker and a coordinator on this computer: real OPC UA, "
+        "real MQTT, links that are down 30 % of the time. Ends by itself, with a report.",
+    )
+    demo.add_argument("--data", type=Path, help="replay this CSV (AI4I 2020 layout) instead")
+    demo.add_argument("--seed", type=int, default=0, help="chooses split, weights and outages")
+    demo.add_argument("--strategy", choices=("fedbuff", "fedavg"), default="fedbuff")
+    demo.add_argument("--out", type=Path, help="where report and logs go (default: a new folder)")
+    demo.add_argument("--headless", action="store_true", help="plain lines, no live view")
+    demo.add_argument("--duration", type=float, default=90.0, help="seconds of learning")
+    demo.add_argument("--down-share", type=float, default=0.3, help="how long links are down, 0..1")
+    demo.add_argument(
+        "--kills", type=int, default=0, help="kill -9 coordinator and agents so often"
+    )
+    demo.set_defaults(command=_demo)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from shopfloor.demo import run_demo  # noqa: PLC0415  matplotlib and asyncua take a second
+    from shopfloor.milling import TableError  # noqa: PLC0415
+    from shopfloor.plant import Options, lay_out  # noqa: PLC0415
+    from shopfloor.processes import ChildError  # noqa: PLC0415
+    from shopfloor.report import verdict, write_report  # noqa: PLC0415
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    out = options.out or Path(tempfile.mkdtemp(prefix="journeyman-demo-"))
+    run = out / time.strftime("run-%Y%m%d-%H%M%S")
+    try:
+        plant = lay_out(
+            run,
+            Options(
+                seed=options.seed,
+                data=options.data,
+                strategy=options.strategy,
+                stream_s=options.duration / 2,
+                learn_s=options.duration,
+                down_share=options.down_share,
+                kills=options.kills,
+            ),
+        )
+        record = asyncio.run(run_demo(plant))
+    except (TableError, ChildError) as error:
+        print(f"journeyman demo: {error}", file=sys.stderr)
+        return 1
+    write_report(record, out)
+    print(verdict(record))
+    print(f"Report: {out / 'report.html'}")
+    return 0 if record.updates.lost == 0 else 1
+
+
+def _add_keys(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    keys = commands.add_parser("keys", help="root, charter, agents' keys and credentials")
+    actions = keys.add_subparsers(required=True, metavar="ACTION")
+    new = actions.add_parser("federation", help="make an offline root, a charter and its keys")
+    new.add_argument("name", help="name of the federation")
+    new.add_argument("--keys", type=Path, required=True, help="new directory for the key files")
+    new.add_argument("--k-min", type=int, default=1, help="least sites behind a published sum")
+    new.add_argument("--agreement", type=Path, help="the consortium's agreement text")
+    new.add_argument("--helper", type=Path, action="append", default=[], help="a helper's .public")
+    new.set_defaults(command=_keys_federation)
+    agent = actions.add_parser("agent", help="make an agent's key and credential")
+    agent.add_argument("agent", help="the agent's id, also its MQTT user name")
+    agent.add_argument("--site", required=True, help="the site it stands at")
+    agent.add_argument("--keys", type=Path, required=True, help="directory with the enrolment key")
+    agent.add_argument("--serial", type=int, default=1, help="number of the credential")
+    agent.set_defaults(command=_keys_agent)
+    show = actions.add_parser("show", help="print a charter, verified under its root")
+    show.add_argument("charter", type=Path)
+    show.add_argument("--root", required=True, help="the root's public key, 64 hexadecimal digits")
+    show.set_defaults(command=_keys_show)
+
+
+def _keys_federation(options: argparse.Namespace) -> int:
+    from wire.chunks import sha256  # noqa: PLC0415
+    from wire.keys import make_federation, read_helper  # noqa: PLC0415
+
+    agreement = sha256(options.agreement.read_bytes()) if options.agreement else bytes(32)
+    helpers = tuple(read_helper(path) for path in options.helper)
+    root = make_federation(
+        options.keys, options.name, k_min=options.k_min, agreement=agreement, helpers=helpers
+    )
+    print(f'root = "{root.raw.hex()}"  # pin this in every [trust] table')
+    print(f"Keep {options.keys / 'root.key'} offline; nothing needs it until the charter changes.")
+    return 0
+
+
+def _keys_agent(options: argparse.Namespace) -> int:
+    from wire.codec import open_envelope, parse_body  # noqa: PLC0415
+    from wire.keys import CHARTER, make_agent  # noqa: PLC0415
+    from wire.messages import Charter  # noqa: PLC0415
+
+    envelope = (options.keys / CHARTER).read_bytes()
+    federation = parse_body(open_envelope(envelope, "charter"), Charter).federation
+    make_agent(options.keys, federation, options.agent, options.site, serial=options.serial)
+    print(f"{options.keys / options.agent}.key and .credential are for the gateway of that name")
+    return 0
+
+
+def _keys_show(options: argparse.Namespace) -> int:
+    from wire.signing import parse_public_key  # noqa: PLC0415
+    from wire.trust import read_charter  # noqa: PLC0415
+
+    charter = read_charter(options.charter.read_bytes(), parse_public_key(options.root)).charter
+    for name in charter.__struct_fields__:
+        value = getattr(charter, name)
+        print(f"{name:16} {_shown(value)}")
+    return 0
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, tuple):
+        return ", ".join(_shown(item) for item in value) or "none"
+    return str(value)
+
+
+def _add_bundle(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    bundle = commands.add_parser("bundle", help="build and inspect model bundles")
+    actions = bundle.add_subparsers(required=True, metavar="ACTION")
+    build = actions.add_parser("build", help="build and sign a bundle from a TOML description")
+    build.add_argument("description", type=Path, help="such as configs/jobs/ai4i.toml")
+    build.add_argument(
+        "--keys", type=Path, required=True, help="directory with author.key, charter"
+    )
+    build.add_argument("--out", type=Path, required=True, help="the bundle file to write")
+    build.set_defaults(command=_bundle_build)
+    inspect = actions.add_parser("inspect", help="verify a bundle and print what it holds")
+    inspect.add_argument("bundle", type=Path)
+    inspect.add_argument("--charter", type=Path, required=True)
+    inspect.add_argument("--root", required=True, help="the root's public key")
+    inspect.set_defaults(command=_bundle_inspect)
+
+
+def _bundle_build(options: argparse.Namespace) -> int:
+    from agent.authoring import build_bundle, read_bundle_settings  # noqa: PLC0415
+    from wire.codec import open_envelope, parse_body  # noqa: PLC0415
+    from wire.keys import AUTHOR_KEY, CHARTER  # noqa: PLC0415
+    from wire.messages import Charter  # noqa: PLC0415
+    from wire.signing import read_private_key  # noqa: PLC0415
+
+    charter = parse_body(open_envelope((options.keys / CHARTER).read_bytes(), "charter"), Charter)
+    data = build_bundle(
+        options.description,
+        read_bundle_settings(options.description),
+        charter.federation,
+        read_private_key(options.keys / AUTHOR_KEY),
+        charter.agreement,
+    )
+    options.out.write_bytes(data)
+    print(f"{options.out}: {len(data)} bytes, signed for {charter.federation}")
+    return 0
+
+
+def _bundle_inspect(options: argparse.Namespace) -> int:
+    from agent.model import prepare  # noqa: PLC0415
+    from wire.bundle import read_bundle  # noqa: PLC0415
+    from wire.signing import parse_public_key  # noqa: PLC0415
+    from wire.tensors import parameter_count  # noqa: PLC0415
+    from wire.trust import read_charter  # noqa: PLC0415
+
+    trust = read_charter(options.charter.read_bytes(), parse_public_key(options.root))
+    bundle = read_bundle(options.bundle.read_bytes(), trust)
+    prepare(bundle)
+    manifest = bundle.manifest
+    print(f"{manifest.name} revision {manifest.revision}: {manifest.description}")
+    print(f"channels   {', '.join(f'{item.name} [{item.unit}]' for item in manifest.channels)}")
+    print(f"label      {manifest.label.channel}")
+    print(f"parameters {parameter_count(manifest.shapes)}, loss {manifest.loss}")
+    print("signature, hashes, graph and golden vectors hold on this machine")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Installs what only the tests need, and says what it does. usage: tests/install.sh PYTHON
+#
+#   PyTorch          into PYTHON's environment, with pip: oracle for the derived gradients
+#   mosquitto        with apt: a real broker
+#   nodejs, npm      with apt: run node-opcua, an OPC UA server that shares no code with asyncua
+#   systemd          with apt: systemd-analyze judges the units
+#
+# What cannot be installed (no root, no network) is reported; the tests that need it are then
+# skipped with that reason, and pytest counts them. Never fails for that.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+python=${1:?usage: tests/install.sh PYTHON}
+TORCH=2.13.0
+
+say() { printf '[test] %s\n' "$*"; }
+have() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null; }
+
+install_with_apt() {
+  local packages=() as_root=()
+  have mosquitto || packages+=(mosquitto)
+  have node || packages+=(nodejs)
+  have npm || packages+=(npm)
+  have systemd-analyze || packages+=(systemd)
+  ((${#packages[@]})) || return 0
+  if ! have apt-get; then
+    say "missing: ${packages[*]}; no apt here, so tests that need them are skipped"
+    return 0
+  fi
+  if [[ $(id -u) != 0 ]]; then
+    if ! have sudo || ! sudo -n true 2>/dev/null; then
+      say "missing: ${packages[*]}; not root and no sudo without a password, so tests that need" \
+        "them are skipped. To run them: apt install ${packages[*]}"
+      return 0
+    fi
+    as_root=(sudo -n)
+  fi
+  say "installing with apt: ${packages[*]}"
+  # policy-rc.d is left alone: a mosquitto service that apt may start listens on loopback only,
+  # and the tests start brokers of their own on free ports.
+  if ! { "${as_root[@]}" apt-get update -qq &&
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+      apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null; }; then
+    say "apt could not install ${packages[*]}; tests that need them are skipped"
+  fi
+}
+
+install_torch() {
+  local found
+  found=$("$python" -c 'import importlib.metadata as m; print(m.version("torch"))' 2>/dev/null) ||
+    found=none
+  [[ ${found%%+*} != "$TORCH" ]] || return 0
+  say "installing torch==$TORCH with pip (only tests use it; without a local CPU wheel this is" \
+    "the registry's build, on Linux some gigabytes)"
+  "$python" -m pip install -q --disable-pip-version-check "torch==$TORCH" ||
+    say "pip could not install torch; tests that compare with it are skipped"
+}
+
+install_node_opcua() {
+  local stamp="$here/node_opcua/node_modules/.journeyman-installed"
+  have npm || return 0
+  if [[ -f $stamp && ! $here/node_opcua/package-lock.json -nt $stamp ]]; then return 0; fi
+  say "installing node-opcua with npm into tests/node_opcua/node_modules"
+  if (cd "$here/node_opcua" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error); then
+    touch "$stamp"
+  else
+    say "npm could not install node-opcua; tests that need it are skipped"
+  fi
+}
+
+install_with_apt
+install_torch
+install_node_opcua

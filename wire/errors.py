@@ -1,0 +1,57 @@
+"""Errors of everything that crosses between processes.
+
+    WireError                  what was received or read can not be used
+    ├── MalformedError         bytes that are not what the protocol says (bad encoding, type, range)
+    ├── TooLargeError          over a cap; raised before the bytes are decoded
+    ├── SignatureError         not signed by whom the charter says, or altered afterwards
+    ├── ReplayError            a counter that did not grow
+    └── BundleError            a model bundle whose parts do not agree with each other
+    SettingsError              a configuration file, with file, line and key (local misuse)
+    LinkDownError              the connection to the broker ended (transient)
+
+Remote misbehavior is `WireError`; what the reader of a log can do about it is in the message.
+"""
+
+
+class WireError(Exception):
+    """Received or stored bytes that can not be used; the message says what and from whom."""
+
+
+class MalformedError(WireError):
+    """The bytes are not a value of the protocol."""
+
+
+class TooLargeError(WireError):
+    """The bytes exceed the cap of their kind."""
+
+
+class SignatureError(WireError):
+    """The signature does not verify under the key that the charter names."""
+
+
+class ReplayError(WireError):
+    """A counted message whose counter is not above the last accepted one."""
+
+
+class BundleError(WireError):
+    """A model bundle that contradicts itself."""
+
+
+class SettingsError(Exception):
+    """A configuration problem.
+
+    Attributes:
+      file: path as the user gave it.
+      line: 1-based line number, or None when the whole file is meant.
+      key: dotted path of the key, or None.
+      reason: what is wrong and what would be right.
+    """
+
+    def __init__(self, file: str, line: int | None, key: str | None, reason: str) -> None:
+        self.file, self.line, self.key, self.reason = file, line, key, reason
+        where = file if line is None else f"{file}:{line}"
+        super().__init__(f"{where}: {key}: {reason}" if key else f"{where}: {reason}")
+
+
+class LinkDownError(Exception):
+    """The MQTT connection ended; everything in flight has to be offered again."""

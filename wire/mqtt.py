@@ -1,0 +1,379 @@
+"""One MQTT connection over paho-mqtt, in asyncio, with a window of our own.
+
+Why not paho's own loop: it resends everything outstanding in one burst after a reconnect and
+ignores the receiver's limits, and what it holds in memory is gone with the process.  Here one
+`Link` is one connection: when it ends, everything in flight is forgotten (`LinkDownError`), and
+the durable owner of the data (the agent's outbox, the coordinator's store) offers it again.  A
+PUBACK means that the broker has the message, nothing more.
+
+No thread: paho's socket is read and written by the event loop.  A message is acknowledged when the
+consumer takes it, so the broker never has more than its in-flight limit waiting here (mosquitto 20;
+MQTT 5: our Receive Maximum) and PUBACKs still come through while the consumer is busy: it may
+publish from its own loop.  Should a broker know no such limit, a full inbox stops the reading.
+"""
+
+import asyncio
+import random
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import msgspec
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from wire.errors import LinkDownError, SettingsError
+from wire.settings import Settings
+
+WINDOW = 16
+"""Publishes without PUBACK at a time; mosquitto's default max_inflight_messages is 20."""
+INBOX = 512
+"""Received messages waiting for the consumer; before that many, a broker should stop by itself."""
+_MISC_S = 0.5
+_PROTOCOLS = {"3.1.1": paho.MQTTv311, "5": paho.MQTTv5}
+
+
+class BrokerSettings(Settings, frozen=True, kw_only=True):
+    """The `[broker]` table: how to reach the MQTT broker.
+
+    Attributes:
+      keepalive_s: a dead link is noticed within twice this.
+      ack_timeout_s: a publish without PUBACK for this long ends the connection.
+      ca_file: PEM of the CA; turns TLS on.  `cert_file`, `key_file`: the client's own.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 1883
+    protocol: Literal["3.1.1", "5"] = "3.1.1"
+    keepalive_s: Annotated[int, msgspec.Meta(ge=2, le=600)] = 20
+    ack_timeout_s: Annotated[float, msgspec.Meta(ge=1, le=600)] = 20.0
+    username: str = ""
+    password_file: str = ""
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+
+
+class Received(msgspec.Struct, frozen=True):
+    """A message as it came from the broker; nothing in it was checked yet."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+
+
+class _Arrived(msgspec.Struct, frozen=True):
+    """A message with what its acknowledgment needs."""
+
+    message: Received
+    mid: int
+    qos: int
+
+
+class Will(msgspec.Struct, frozen=True):
+    """What the broker publishes, retained, when the connection ends without a goodbye."""
+
+    topic: str
+    payload: bytes
+
+
+class Link:
+    """One live connection; made by `connect`."""
+
+    def __init__(self, client: paho.Client, ack_timeout_s: float) -> None:
+        self._client = client
+        self._loop = asyncio.get_running_loop()
+        self._window = asyncio.Semaphore(WINDOW)
+        self._ack_timeout_s = ack_timeout_s
+        self._acks: dict[int, asyncio.Future[None]] = {}
+        self._inbox: asyncio.Queue[_Arrived | None] = asyncio.Queue()
+        self._socket: socket.socket | None = None
+        self._reading = False
+        self._down: str = ""
+        self.connected: asyncio.Future[None] = self._loop.create_future()
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_ack
+        client.on_subscribe = self._on_ack
+        client.on_unsubscribe = self._on_ack
+        client.on_message = self._on_message
+        client.on_socket_register_write = self._on_register_write
+        client.on_socket_unregister_write = self._on_unregister_write
+        client.on_socket_close = self._on_socket_close
+
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Publish with QoS 1 and wait for the broker's PUBACK.
+
+        Raises:
+          LinkDownError: the connection ended first; the broker may or may not have the message.
+            A broker that refuses the message (MQTT 5 only) ends the connection too.
+        """
+        async with self._window:
+            self._check()
+            info = self._client.publish(topic, payload, qos=1, retain=retain)
+            await self._acknowledged(info.rc, info.mid)
+
+    async def subscribe(self, topic_filters: list[str]) -> None:
+        """Subscribe with QoS 1 and wait for the SUBACK; a refusal is `LinkDownError`."""
+        self._check()
+        code, mid = self._client.subscribe([(topic_filter, 1) for topic_filter in topic_filters])
+        await self._acknowledged(code, mid or 0)
+
+    async def unsubscribe(self, topic_filters: list[str]) -> None:
+        """Unsubscribe and wait for the UNSUBACK."""
+        self._check()
+        code, mid = self._client.unsubscribe(topic_filters)
+        await self._acknowledged(code, mid or 0)
+
+    async def messages(self) -> AsyncIterator[Received]:
+        """Yield messages in order of arrival until the connection ends (`LinkDownError`)."""
+        while True:
+            arrived = await self._inbox.get()
+            if arrived is None:
+                raise LinkDownError(self._down)
+            if not self._down:
+                self._client.ack(arrived.mid, arrived.qos)
+            yield arrived.message
+            if not self._reading and self._inbox.qsize() < INBOX // 2:
+                self._resume_reading()
+
+    @property
+    def waiting(self) -> int:
+        """Received messages that the consumer has not taken yet."""
+        return self._inbox.qsize()
+
+    async def _acknowledged(self, code: MQTTErrorCode, mid: int) -> None:
+        if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self._end(paho.error_string(code))
+            raise LinkDownError(self._down)
+        ack = self._acks[mid] = self._loop.create_future()
+        try:
+            await asyncio.wait_for(ack, self._ack_timeout_s)
+        except TimeoutError:
+            self._end(f"no acknowledgment within {self._ack_timeout_s:g} s")
+            raise LinkDownError(self._down) from None
+        finally:
+            self._acks.pop(mid, None)
+
+    def _check(self) -> None:
+        if self._down:
+            raise LinkDownError(self._down)
+
+    def attach(self) -> None:
+        """Let the event loop serve the connected socket."""
+        self._socket = cast("socket.socket | None", self._client.socket())
+        self._resume_reading()
+        if self._client.want_write():
+            self._on_register_write(self._client, None, self._socket)
+
+    async def serve_timers(self) -> None:
+        """Run paho's keep-alive until the connection ends."""
+        while not self._down:
+            await asyncio.sleep(_MISC_S)
+            code = self._client.loop_misc()
+            if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                self._end(paho.error_string(code))
+
+    def close(self) -> None:
+        """Say goodbye (so no will is published) and release the socket."""
+        if not self._down:
+            self._client.disconnect()
+            self._client.loop_write()  # the event loop will not get to it any more
+        self._end("closed")
+
+    def abort(self) -> None:
+        """Drop the connection without a goodbye: the broker publishes the will."""
+        self._end("aborted")
+
+    def _resume_reading(self) -> None:
+        if self._socket is not None and not self._down:
+            self._loop.add_reader(self._socket, self._read)
+            self._reading = True
+            self._loop.call_soon(self._read_pending)
+
+    def _read(self) -> None:
+        code = self._client.loop_read()
+        if code not in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_AGAIN):
+            self._end(paho.error_string(code))
+        self._read_pending()
+
+    def _read_pending(self) -> None:
+        """TLS holds decrypted bytes that never make the socket readable."""
+        while self._reading and isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+            if self._client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                return
+
+    def _end(self, reason: str) -> None:
+        if self._down:
+            return
+        self._down = reason
+        self._release(self._socket)
+        failure = LinkDownError(reason)
+        for waiting in (*self._acks.values(), self.connected):
+            if not waiting.done():
+                waiting.set_exception(failure)
+                waiting.exception()  # marks it as seen: nobody may be waiting
+        self._inbox.put_nowait(None)
+        held = self._client.socket()
+        if held is not None:
+            held.close()
+
+    def _release(self, held: socket.socket | None) -> None:
+        if held is not None and held.fileno() >= 0:
+            self._loop.remove_reader(held)
+            self._loop.remove_writer(held)
+        self._socket, self._reading = None, False
+
+    # Callbacks of paho, all on the event loop's thread.
+
+    def _on_connect(self, _c: object, _u: object, _f: object, code: Any, _p: object) -> None:  # noqa: ANN401
+        if self.connected.done():
+            return
+        if code.is_failure:
+            self._end(f"the broker refused the connection: {code}")
+        else:
+            self.connected.set_result(None)
+
+    def _on_disconnect(self, _c: object, _u: object, _f: object, code: object, _p: object) -> None:
+        self._end(f"disconnected: {code}")
+
+    def _on_ack(self, _c: object, _u: object, mid: int, codes: Any, *_rest: object) -> None:  # noqa: ANN401
+        ack = self._acks.get(mid)
+        refusals = [
+            code for code in (codes if isinstance(codes, list) else [codes]) if code.is_failure
+        ]
+        if refusals:
+            self._end(f"the broker refused a message or a subscription: {refusals[0]}")
+        elif ack is not None and not ack.done():
+            ack.set_result(None)
+
+    def _on_message(self, _c: object, _u: object, message: paho.MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:  # [MQTT-1.5.3-1]: close the connection
+            self._end("the broker sent a topic that is not UTF-8")
+            return
+        received = Received(topic, bytes(message.payload), message.retain)
+        self._inbox.put_nowait(_Arrived(received, message.mid, message.qos))
+        if self._inbox.qsize() >= INBOX and self._socket is not None:
+            self._loop.remove_reader(self._socket)
+            self._reading = False
+
+    def _on_register_write(self, _c: object, _u: object, held: Any) -> None:  # noqa: ANN401
+        if self._socket is not None:
+            self._loop.add_writer(held, self._client.loop_write)
+
+    def _on_unregister_write(self, _c: object, _u: object, held: Any) -> None:  # noqa: ANN401
+        if self._socket is not None and held.fileno() >= 0:
+            self._loop.remove_writer(held)
+
+    def _on_socket_close(self, _c: object, _u: object, held: Any) -> None:  # noqa: ANN401
+        self._release(held)
+        self._end("the socket was closed")
+
+
+@asynccontextmanager
+async def connect(
+    broker: BrokerSettings, client_id: str, will: Will | None = None
+) -> AsyncIterator[Link]:
+    """Connect with a clean session; yields a live `Link` and ends it at the end.
+
+    At the end a link with a will drops the connection without a goodbye, so that a program which
+    was stopped is announced as offline by the same message as one that died; one without says
+    goodbye.  `Link.close` says goodbye in any case.
+
+    Raises:
+      LinkDownError: the broker can not be reached or refuses.
+      SettingsError: a password, certificate or key file can not be used.
+    """
+    client = _client(broker, client_id, will)
+    link = Link(client, broker.ack_timeout_s)
+    try:
+        properties = _receive_maximum() if broker.protocol == "5" else None
+        await asyncio.to_thread(
+            client.connect, broker.host, broker.port, broker.keepalive_s, properties=properties
+        )
+    except (OSError, ValueError) as error:
+        reason = f"can not connect to the broker at {broker.host}:{broker.port}: {error}"
+        raise LinkDownError(reason) from None
+    link.attach()
+    timers = asyncio.create_task(link.serve_timers(), name="mqtt-timers")
+    try:
+        await _accepted(link, broker)
+        yield link
+    finally:
+        timers.cancel()
+        if will is None:
+            link.close()
+        else:
+            link.abort()
+
+
+async def _accepted(link: Link, broker: BrokerSettings) -> None:
+    try:
+        await asyncio.wait_for(link.connected, broker.ack_timeout_s)
+    except TimeoutError:
+        reason = f"the broker at {broker.host}:{broker.port} did not answer the connection"
+        raise LinkDownError(reason) from None
+
+
+def _receive_maximum() -> Properties:
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.ReceiveMaximum = INBOX
+    return properties
+
+
+def _client(broker: BrokerSettings, client_id: str, will: Will | None) -> paho.Client:
+    is_v5 = broker.protocol == "5"
+    client = paho.Client(
+        CallbackAPIVersion.VERSION2,
+        client_id=client_id,
+        protocol=_PROTOCOLS[broker.protocol],
+        clean_session=None if is_v5 else True,
+        reconnect_on_failure=False,
+    )
+    client.connect_timeout = broker.ack_timeout_s
+    client.max_inflight_messages_set(WINDOW + 4)
+    client.manual_ack_set(on=True)
+    _set_identity(client, broker)
+    if will is not None:
+        properties = Properties(PacketTypes.WILLMESSAGE) if is_v5 else None  # type: ignore[no-untyped-call]
+        client.will_set(will.topic, will.payload, qos=1, retain=True, properties=properties)
+    return client
+
+
+def _set_identity(client: paho.Client, broker: BrokerSettings) -> None:
+    if broker.username:
+        password = None
+        if broker.password_file:
+            try:
+                password = Path(broker.password_file).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                reason = f"can not read the broker's password: {error}"
+                raise SettingsError(
+                    broker.password_file, None, "broker.password_file", reason
+                ) from None
+        client.username_pw_set(broker.username, password)
+    if broker.ca_file:
+        try:
+            client.tls_set(broker.ca_file, broker.cert_file or None, broker.key_file or None)
+        except (OSError, ValueError) as error:
+            reason = f"can not use the CA, certificate or key for the broker: {error}"
+            raise SettingsError(broker.ca_file, None, "broker.ca_file", reason) from None
+
+
+def backoff(first_s: float, longest_s: float, rng: random.Random) -> Iterator[float]:
+    """Yield waiting times before each attempt: doubling, with full jitter, for ever.
+
+    Full jitter (M. Brooker, "Exponential Backoff and Jitter", 2015) spreads a thousand gateways
+    that lost the same broker.
+    """
+    ceiling = first_s
+    while True:
+        yield rng.uniform(first_s / 2, ceiling)
+        ceiling = min(2 * ceiling, longest_s)

@@ -1,0 +1,151 @@
+"""The topic tree, the only place where topic strings are built or parsed.
+
+    journeyman/v1/{federation}/
+      up/{shard}/{agent}/{incarnation}/{sequence}/{part}    client updates; part: `h` or a chunk
+      to/{agent}                                            receipts and commands, never retained
+      state/{agent}                                         birth and will, retained
+      state/coordinator                                     the same for the coordinator
+      head                                                  the signed head, retained
+      bundle/{digest}/{chunk}                               the model bundle, retained
+      model/{digest}/{chunk}                                weights, retained while in the head
+      report/{agent}                                        evaluations of what the head names
+
+An agent's id is one whole topic level so that brokers can write ACL patterns
+(`PROTOCOL.md`, "Topics").
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from wire.errors import MalformedError
+
+ROOT = "journeyman/v1"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+"""Names of federations, agents and sites: safe as a topic level, a file name and a user name."""
+COORDINATOR = "coordinator"
+HEADER_PART = "h"
+SHARDS = 16
+"""Precedent: 16 leases spread over any few workers; one coordinator subscribes to all."""
+
+
+def check_name(name: str, what: str) -> str:
+    """Return `name` when it is a legal name; `what` says in the error what it names."""
+    if not NAME.fullmatch(name):
+        reason = f"{what} {name!r} must match {NAME.pattern}"
+        raise MalformedError(reason)
+    return name
+
+
+@dataclass(frozen=True)
+class UpdateTopic:
+    """One parsed `up/...` topic; `chunk` is None for the header."""
+
+    agent: str
+    incarnation: str
+    sequence: int
+    chunk: int | None
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Topics of one federation."""
+
+    federation: str
+
+    @property
+    def base(self) -> str:
+        """Common prefix of all topics of the federation."""
+        return f"{ROOT}/{check_name(self.federation, 'federation')}"
+
+    @property
+    def head(self) -> str:
+        """The signed head, retained."""
+        return f"{self.base}/head"
+
+    @property
+    def coordinator_state(self) -> str:
+        """Birth and will of the coordinator, retained."""
+        return f"{self.base}/state/{COORDINATOR}"
+
+    def state(self, agent: str) -> str:
+        """Birth and will of one agent, retained."""
+        return f"{self.base}/state/{check_name(agent, 'agent')}"
+
+    def to(self, agent: str) -> str:
+        """Inbox of one agent."""
+        return f"{self.base}/to/{check_name(agent, 'agent')}"
+
+    def bundle(self, digest: str, chunk: int) -> str:
+        """One chunk of the bundle with this SHA-256 (hex)."""
+        return f"{self.base}/bundle/{digest}/{chunk}"
+
+    def model(self, digest: str, chunk: int) -> str:
+        """One chunk of the weights with this SHA-256 (hex)."""
+        return f"{self.base}/model/{digest}/{chunk}"
+
+    def report(self, agent: str) -> str:
+        """Evaluations by one agent, not retained."""
+        return f"{self.base}/report/{check_name(agent, 'agent')}"
+
+    def update(self, agent: str, incarnation: str, sequence: int, part: int | str) -> str:
+        """One part of a client update."""
+        return f"{self.base}/up/{shard(agent)}/{agent}/{incarnation}/{sequence}/{part}"
+
+    @property
+    def all_updates(self) -> str:
+        """Topic filter over every agent's updates."""
+        return f"{self.base}/up/#"
+
+    @property
+    def all_states(self) -> str:
+        """Topic filter over every birth and will."""
+        return f"{self.base}/state/+"
+
+    @property
+    def all_reports(self) -> str:
+        """Topic filter over every agent's evaluations."""
+        return f"{self.base}/report/+"
+
+    @property
+    def all_inboxes(self) -> str:
+        """Topic filter over every inbox (observers only; agents may read their own)."""
+        return f"{self.base}/to/+"
+
+    def agent_of(self, topic: str, kind: str) -> str:
+        """Return the agent id of a `state/{agent}` or `report/{agent}` topic."""
+        prefix, _, agent = topic.rpartition("/")
+        if prefix != f"{self.base}/{kind}":
+            reason = f"not a {kind} topic: {topic[:120]!r}"
+            raise MalformedError(reason)
+        return check_name(agent, "agent")
+
+    def parse_update(self, topic: str) -> UpdateTopic:
+        """Parse an `up/...` topic; anything else is `MalformedError`."""
+        levels = topic.removeprefix(f"{self.base}/up/").split("/")
+        if not topic.startswith(f"{self.base}/up/") or len(levels) != 5:
+            reason = f"not an update topic: {topic[:120]!r}"
+            raise MalformedError(reason)
+        at, agent, incarnation, sequence, part = levels
+        check_name(agent, "agent")
+        if at != str(shard(agent)):
+            reason = f"updates of {agent} belong to shard {shard(agent)}, not {at[:20]!r}"
+            raise MalformedError(reason)
+        if not re.fullmatch(r"[0-9a-f]{16}", incarnation):
+            reason = f"incarnation of {agent} must be 16 hexadecimal digits"
+            raise MalformedError(reason)
+        chunk = None if part == HEADER_PART else natural(part, "chunk")
+        return UpdateTopic(agent, incarnation, natural(sequence, "sequence"), chunk)
+
+
+def natural(text: str, what: str) -> int:
+    """Parse a decimal without sign or leading zeros, below 2**53."""
+    if not re.fullmatch(r"0|[1-9][0-9]{0,15}", text) or int(text) >= 1 << 53:
+        reason = f"{what} {text[:20]!r} is not a natural number below 2**53"
+        raise MalformedError(reason)
+    return int(text)
+
+
+def shard(agent: str) -> int:
+    """Shard of an agent, the same in every process (so not Python's `hash`)."""
+    return hashlib.sha256(agent.encode()).digest()[0] % SHARDS
