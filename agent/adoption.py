@@ -1,8 +1,8 @@
 """Adoption: from a signed head to weights in use.
 
-    head accepted ──► contents missing? ──► subscribe to their chunks ──► verified, stored ──► in use
-        ▲                                                                                        │
-        └──────────────── the old version stays in use until the new one is whole ◄──────────────┘
+    head accepted ──► contents missing? ──► subscribe to their chunks ──► verified, kept ──► in use
+        ▲                                                                                      │
+        └─────────────── the old version stays in use until the new one is whole ◄─────────────┘
 
 Nothing is believed before its check: the head by the coordinator's key and its growing sequence,
 each chunk by the head's hashes, the bundle by its author's key and its golden vectors.
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from agent.model import Model, prepare
 from agent.models import Downloads, Models
 from wire.bundle import read_bundle
+from wire.chunks import check_content
 from wire.codec import unseal
-from wire.errors import BundleError, ReplayError
+from wire.errors import BundleError, ReplayError, WireError
 from wire.messages import Content, Head
 from wire.tensors import Params, read_params
 from wire.topics import Topics
@@ -58,7 +59,7 @@ class Adopted:
     def examples(self, rows: NDArray[np.float64]) -> Examples:
         """Cut rows of this agent's channels into the model's inputs and labels."""
         inputs = self.model.inputs(rows[:, self.input_columns])
-        return Examples(inputs, rows[:, self.label_column] >= 0.5)  # noqa: PLR2004
+        return Examples(inputs, rows[:, self.label_column] >= 0.5)
 
 
 class Adoption:
@@ -74,10 +75,18 @@ class Adoption:
         self.head: Head | None = None
         self.current: Adopted | None = None
         self.changed = asyncio.Event()
-        envelope = models.head_envelope
-        if envelope is not None:
-            self.head = self._verify(envelope)
+        self._envelope = b""
+        for envelope in dict.fromkeys((models.head_in_use, models.head_envelope)):
+            if envelope is not None:
+                self._resume(envelope)
+
+    def _resume(self, envelope: bytes) -> None:
+        """Take a head of an earlier process; what is refused then is refused now, with a reason."""
+        try:
+            self.head, self._envelope = self._verify(envelope), envelope
             self._adopt()
+        except WireError as error:
+            logger.warning("a head of an earlier run is not used: %s", error)
 
     def _verify(self, envelope: bytes) -> Head:
         head, _ = unseal(
@@ -87,13 +96,16 @@ class Adoption:
             signer=COORDINATOR,
             key=self._trust.coordinator,
         )
+        for content in contents(head).values():
+            check_content(content)
         return head
 
     def on_head(self, envelope: bytes) -> bool:
         """Take a head from the network; return whether it was new.
 
         Raises:
-          WireError: not signed by the coordinator, or older than the one in use.
+          WireError: not signed by the coordinator, older than the newest one, or its contents were
+            here already and are refused; the model in use stays.
         """
         head = self._verify(envelope)
         if self.head is not None:
@@ -103,7 +115,7 @@ class Adoption:
                 reason = f"head {head.sequence} is older than head {self.head.sequence} in use"
                 raise ReplayError(reason)
         self._models.accept_head(envelope, head, self.current.head if self.current else None)
-        self.head = head
+        self.head, self._envelope = head, envelope
         self._adopt()
         return True
 
@@ -125,7 +137,8 @@ class Adoption:
         """Take a chunk of a bundle or model; return whether something became complete.
 
         Raises:
-          WireError: the chunk is not what the head announced.
+          WireError: the chunk is not what the head announced, or what it completed is refused; the
+            model in use stays.
         """
         key, _, chunk = topic.removeprefix(f"{self._topics.base}/").rpartition("/")
         if not chunk.isdecimal() or len(chunk) > 6:
@@ -141,18 +154,14 @@ class Adoption:
     def _adopt(self) -> None:
         """Put the head in use when everything it names is here and passes its checks."""
         head = self.head
-        if head is None:
+        if head is None or (self.current is not None and self.current.head is head):
             return
         parts = {key: self._models.read(content.digest) for key, content in contents(head).items()}
         if any(data is None for data in parts.values()):
             return
         data = {key: part for key, part in parts.items() if part is not None}
-        try:
-            model = self._ready_model(head.bundle.digest, data["bundle"])
-            inputs, label = self._columns(model)
-        except BundleError as error:
-            logger.error("refused, the model in use stays: %s", error)
-            raise
+        model = self._ready_model(head.bundle.digest, data["bundle"])
+        inputs, label = self._columns(model)
         weights = {
             key: read_params(part, model.manifest.shapes)
             for key, part in data.items()
@@ -167,6 +176,8 @@ class Adoption:
             inputs,
             label,
         )
+        if self._models.head_in_use != self._envelope:
+            self._models.use_head(self._envelope)
         self.changed.set()
 
     def _columns(self, model: Model) -> tuple[tuple[int, ...], int]:

@@ -48,14 +48,13 @@ class Agent:
     """One gateway's agent: owns the state directory and its tasks."""
 
     def __init__(self, settings: AgentSettings, identity: Identity, state: Path) -> None:
-        state.mkdir(parents=True, exist_ok=True)
         self._settings, self._identity, self._state = settings, identity, state
         self._lock = _lock(state)
         channels = [channel.name for channel in settings.source.opcua.channel]
         self._channels = channels
         self._history = History(
             state / "history.db",
-            len(channels),
+            channels,
             settings.history.capacity_rows,
             settings.history.holdout_share,
         )
@@ -108,22 +107,25 @@ class Agent:
                 tasks.create_task(self._report(), name="report")
         finally:
             await process.close()
+            self._keep([])
             self._write_status()
 
     async def _acquire(self) -> None:
         """Read the source for ever; a lost source is opened again."""
+        source = self._settings.source.opcua
         trigger = self._channels.index(self._settings.rows.trigger)
         cutter = RowCutter(len(self._channels), trigger, self._settings.rows.grace_s)
         waits = backoff(0.5, 30.0, random.Random())  # noqa: S311
         while True:
             try:
-                async for samples in opcua_samples(self._settings.source.opcua):
-                    self._status.source = "subscribed"
-                    waits = backoff(0.5, 30.0, random.Random())  # noqa: S311
-                    self._count(samples)
-                    rows = cutter.push(samples, time.monotonic())
-                    if rows:
-                        await self._rows.put(rows)
+                async with contextlib.aclosing(opcua_samples(source)) as batches:
+                    async for samples in batches:
+                        self._status.source = "subscribed"
+                        waits = backoff(0.5, 30.0, random.Random())  # noqa: S311
+                        self._count(samples)
+                        rows = cutter.push(samples, time.monotonic())
+                        if rows:
+                            await self._rows.put(rows)
             except SourceLostError as error:
                 self._status.source = f"lost: {error}"
                 logger.warning("source lost, will try again: %s", error)
@@ -137,15 +139,18 @@ class Agent:
     async def _keep_rows(self) -> None:
         """Score what arrives with the served version, then make it durable."""
         while True:
-            rows = await self._rows.get()
-            while not self._rows.empty():
-                rows += self._rows.get_nowait()
-            complete = [row for row in rows if row.is_complete]
-            self._status.incomplete_rows += len(rows) - len(complete)
-            if complete:
-                self._score(complete)
-                self._history.append(complete)
+            self._keep(await self._rows.get())
             await asyncio.sleep(0.1)  # gathers a few rows into one transaction
+
+    def _keep(self, rows: list[Row]) -> None:
+        """Score and keep these rows and all that wait."""
+        while not self._rows.empty():
+            rows = rows + self._rows.get_nowait()
+        complete = [row for row in rows if row.is_complete]
+        self._status.incomplete_rows += len(rows) - len(complete)
+        if complete:
+            self._score(complete)
+            self._history.append(complete)
 
     def _score(self, rows: list[Row]) -> None:
         adopted = self._adoption.current
@@ -180,10 +185,16 @@ class Agent:
 
 def _lock(state: Path) -> int:
     """Refuse a second agent on the same state directory; the kernel frees it at exit."""
-    descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        reason = f"can not write here: {error.strerror}"
+        raise SettingsError(str(state), None, "agent.state_dir", reason) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        os.close(descriptor)
         raise SettingsError(
             str(state), None, "agent.state_dir", "another agent is running on this directory"
         ) from None

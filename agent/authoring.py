@@ -91,7 +91,7 @@ def build_bundle(
     loss = Loss(settings.loss)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((_GOLDEN_ROWS, len(settings.feature))).astype(np.float32)
-    y = (rng.random((_GOLDEN_ROWS, 1)) < 0.5).astype(np.float32)  # noqa: PLR2004
+    y = (rng.random((_GOLDEN_ROWS, 1)) < 0.5).astype(np.float32)
     try:
         golden = make_golden(OnnxRuntimeBackend(graph, loss), params, x, y)
     except (GraphError, ValueError) as error:

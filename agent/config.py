@@ -11,11 +11,12 @@ from typing import Annotated
 
 import msgspec
 
-from agent.sensors.opcua import OpcUaSettings
+from agent.sensors.opcua import OpcUaSettings, node_problem
+from wire.codec import MAX_BYTES
 from wire.errors import SettingsError, WireError
 from wire.messages import Credential
 from wire.mqtt import BrokerSettings
-from wire.settings import Settings, read_settings
+from wire.settings import Settings, key_lines, read_settings
 from wire.signing import PrivateKey, parse_public_key, read_private_key
 from wire.topics import Topics
 from wire.trust import Trust, read_charter, read_credential
@@ -104,38 +105,56 @@ class Identity:
 
 
 def read_agent_settings(path: Path) -> AgentSettings:
-    """Read the file and check what its parts say about each other."""
+    """Read the file and check what its parts say about each other.
+
+    Raises:
+      SettingsError: names file, line and key of the first problem.
+    """
     settings = read_settings(path, AgentSettings)
     names = [channel.name for channel in settings.source.opcua.channel]
-    for at, name in enumerate(names):
-        if names.index(name) != at:
-            raise SettingsError(
-                str(path), None, f"source.opcua.channel[{at}].name", f"{name!r} is used twice"
-            )
+    for at, channel in enumerate(settings.source.opcua.channel):
+        where = f"source.opcua.channel[{at}]"
+        if names.index(channel.name) != at:
+            raise _error(path, f"{where}.name", f"{channel.name!r} is used twice")
+        problem = node_problem(channel.node)
+        if problem:
+            raise _error(path, f"{where}.node", problem)
     if settings.rows.trigger not in names:
-        raise SettingsError(
-            str(path), None, "rows.trigger", f"{settings.rows.trigger!r} is not a channel; {names}"
+        raise _error(
+            path, "rows.trigger", f"{settings.rows.trigger!r} is not one of the channels {names}"
         )
-    return settings
+    broker = settings.broker
+    files = {
+        name: str(resolve(path, value))
+        for name in ("password_file", "ca_file", "cert_file", "key_file")
+        if (value := getattr(broker, name))
+    }
+    return msgspec.structs.replace(settings, broker=msgspec.structs.replace(broker, **files))
 
 
 def read_identity(path: Path, table: TrustTable) -> Identity:
-    """Read and verify the files named by `[trust]`; errors name file and key."""
-    where = "trust.root"
+    """Read and verify the files named by `[trust]`.
+
+    Raises:
+      SettingsError: names the configuration file, line and key, and what is wrong with the file.
+    """
+    where = "root"
     try:
         root = parse_public_key(table.root)
-        where = "trust.charter"
-        trust = read_charter(resolve(path, table.charter).read_bytes(), root)
-        where = "trust.credential"
-        envelope = resolve(path, table.credential).read_bytes()
+        where = "charter"
+        trust = read_charter(_read(resolve(path, table.charter)), root)
+        where = "credential"
+        envelope = _read(resolve(path, table.credential))
         credential = read_credential(envelope, trust)
-    except (OSError, ValueError, WireError) as error:
-        raise SettingsError(str(path), None, where, str(error)) from None
-    key = read_private_key(resolve(path, table.key))
+        where = "key"
+        key = read_private_key(resolve(path, table.key))
+    except OSError as error:
+        reason = f"can not read {error.filename}: {error.strerror}"
+        raise _error(path, f"trust.{where}", reason) from None
+    except (ValueError, WireError, SettingsError) as error:
+        raise _error(path, f"trust.{where}", str(error)) from None
     if key.public.raw != credential.public_key:
-        raise SettingsError(
-            str(path), None, "trust.key", f"this is not the key of agent {credential.agent}"
-        )
+        raise _error(path, "trust.key", f"this is not the key of agent {credential.agent}")
     return Identity(trust, credential, envelope, key)
 
 
@@ -143,3 +162,15 @@ def resolve(config: Path, name: str) -> Path:
     """A path named in the file `config`."""
     directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
     return config.parent / name.replace("${CREDENTIALS_DIRECTORY}", directory)
+
+
+def _read(path: Path) -> bytes:
+    """Read a small file; one byte over every cap is enough for the decoder to refuse it."""
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES["charter"] + 1)
+
+
+def _error(path: Path, key: str, reason: str) -> SettingsError:
+    """Say what is wrong with a key whose value has the right type."""
+    line = key_lines(path.read_text(encoding="utf-8")).get(key)
+    return SettingsError(str(path), line, key, reason)

@@ -163,7 +163,9 @@ class Connection:
         if opened.kind == "command":
             command = parse_body(opened, Command)
             self._guard.accept(opened.counter, "command")
+            self.outbox.settle((), opened.counter)  # so that it can not be replayed after a restart
             self.operator.paused = command.name == "pause"
+            logger.info("training: %s by command", command.name)
             return
         receipts = parse_body(opened, Receipts).items
         self._guard.accept(opened.counter, "receipts")

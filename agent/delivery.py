@@ -21,6 +21,7 @@ from wire.topics import HEADER_PART, Topics
 IN_PROGRESS = 16
 """Updates offered at a time, the oldest first."""
 _FIRST_S, _LONGEST_S = 2.0, 60.0
+_DOUBLINGS = 10  # past the longest; a float power of a day's offers would overflow
 _COMMITTED_S = 20.0
 _LATER_S = 5.0
 
@@ -65,7 +66,7 @@ class Schedule:
                 return Sending(sequence, header=False, chunks=chunks)
             if attempt.due_s <= now_s:
                 first = attempt.offers == 0
-                wait_s = min(_FIRST_S * 2**attempt.offers, _LONGEST_S)
+                wait_s = min(_FIRST_S * 2 ** min(attempt.offers, _DOUBLINGS), _LONGEST_S)
                 attempt.due_s = now_s + wait_s * self._rng.uniform(0.75, 1.25)
                 attempt.offers += 1
                 return Sending(sequence, header=True, chunks=None if first else ())
@@ -110,13 +111,13 @@ async def deliver(
             await _send(link, sending, offer, topics, agent, outbox.incarnation)
 
 
-async def _send(  # noqa: PLR0913
+async def _send(
     link: Link, sending: Sending, offer: Offer, topics: Topics, agent: str, incarnation: str
 ) -> None:
     if sending.header:
         topic = topics.update(agent, incarnation, offer.sequence, HEADER_PART)
         await link.publish(topic, offer.header)
-    if offer.content is None or offer.is_committed:
+    if offer.content is None:
         return
     chunks = split(offer.content, CHUNK_BYTES)
     wanted = range(len(chunks)) if sending.chunks is None else sending.chunks

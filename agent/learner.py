@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 _AFTER_FAILURE_S = 5.0
 
 
+class PolicyError(Exception):
+    """A head's policy that nobody can train by; waiting for the next head is all that helps."""
+
+
 @dataclass
 class Operator:
     """What an operator's commands changed; lives as long as the process."""
@@ -70,18 +74,25 @@ def reason_to_wait(adopted: Adopted | None, rows: int, made: int, operator: Oper
 
 
 def plan_for(policy: Policy, agent: str, version: int) -> TrainingPlan:
-    """The head's policy as a training plan; the seed differs for every agent and version."""
+    """The head's policy as a training plan; the seed differs for every agent and version.
+
+    Raises:
+      PolicyError: the policy can not be followed, such as a learning rate of 0.
+    """
     seed = int.from_bytes(hashlib.sha256(f"{agent}/{version}".encode()).digest()[:4], "big")
-    return TrainingPlan(
-        epochs=policy.epochs,
-        batch_size=policy.batch_size,
-        optimizer=policy.optimizer,
-        learning_rate=policy.learning_rate,
-        positive_weight=policy.positive_weight,
-        proximal=policy.proximal,
-        average_tail=policy.average_tail,
-        seed=seed,
-    )
+    try:
+        return TrainingPlan(
+            epochs=policy.epochs,
+            batch_size=policy.batch_size,
+            optimizer=policy.optimizer,
+            learning_rate=policy.learning_rate,
+            positive_weight=policy.positive_weight,
+            proximal=policy.proximal,
+            average_tail=policy.average_tail,
+            seed=seed,
+        )
+    except ValueError as error:
+        raise PolicyError(f"the head's policy can not be followed: {error}") from None
 
 
 def make_update(
@@ -144,16 +155,16 @@ class Learner:
         """Train whenever the head and the rows allow it, until cancelled."""
         while True:
             adopted = self.adoption.current
-            rows = self.history.read(held_out=False)
+            rows = self.history.training_rows()
             made = 0
             if adopted is not None:
                 made = self.outbox.made_from(adopted.head.lineage, adopted.head.train.version)
-            reason = reason_to_wait(adopted, len(rows), made, self.operator)
+            reason = reason_to_wait(adopted, rows, made, self.operator)
             self.status.learning = reason or "training"
             if reason or adopted is None:
                 await self._wait_for_news()
                 continue
-            await self._train(adopted, adopted.examples(rows))
+            await self._train(adopted, adopted.examples(self.history.read(held_out=False)))
             await asyncio.sleep(self.pause_s)
 
     async def _wait_for_news(self) -> None:
@@ -165,12 +176,12 @@ class Learner:
 
     async def _train(self, adopted: Adopted, examples: Examples) -> None:
         version = adopted.head.train.version
-        plan = plan_for(adopted.head.policy, self.identity.agent, version)
         labels = examples.labels.astype(np.float32).reshape(-1, 1)
         try:
+            plan = plan_for(adopted.head.policy, self.identity.agent, version)
             await self.process.prepare(adopted.model.graph, adopted.model.loss)
             result = await self.process.train(adopted.train, examples.inputs, labels, plan)
-        except (TrainingFailed, TrainingProcessDied) as error:
+        except (TrainingFailed, TrainingProcessDied, PolicyError) as error:
             logger.warning("training from version %d failed: %s", version, error)
             self.status.learning = f"training failed: {error}"
             await asyncio.sleep(_AFTER_FAILURE_S)

@@ -52,7 +52,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(config: Path) -> int:
-    asyncio.run(run(config))
+    try:
+        asyncio.run(run(config))
+    except BaseExceptionGroup as group:  # of the task group; a wrong setting needs no traceback
+        wrong = group.subgroup(SettingsError)
+        while wrong is not None and isinstance(wrong.exceptions[0], BaseExceptionGroup):
+            wrong = wrong.exceptions[0]
+        if wrong is not None:
+            raise wrong.exceptions[0] from None
+        raise
     return 0
 
 

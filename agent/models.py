@@ -1,8 +1,8 @@
 """Model slots: the bundle, the versions a head names, and the head itself, durable and verified.
 
 A content is written only after its SHA-256 was checked, and the head is accepted in the same file,
-so a restart finds either the old state or the new one.  Kept: what the current head names, and the
-previously served version to fall back on.
+so a restart finds either the old state or the new one.  Kept: what the newest head names, and what
+the head in use names, which stays until the newest one passed every check.
 """
 
 from pathlib import Path
@@ -15,8 +15,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS contents (digest BLOB PRIMARY KEY, data BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS head (
   one INTEGER PRIMARY KEY CHECK (one = 1),
-  envelope BLOB NOT NULL,
-  previous_serve BLOB
+  envelope BLOB NOT NULL,  -- the newest one accepted
+  in_use BLOB              -- the newest one whose contents passed every check
 ) STRICT;
 """
 
@@ -33,20 +33,28 @@ class Models:
         row = self._db.execute("SELECT envelope FROM head").fetchone()
         return bytes(row[0]) if row else None
 
-    def accept_head(self, envelope: bytes, head: Head, replaced: Head | None) -> None:
+    @property
+    def head_in_use(self) -> bytes | None:
+        """The last head whose contents passed every check, still signed."""
+        row = self._db.execute("SELECT in_use FROM head").fetchone()
+        return bytes(row[0]) if row and row[0] is not None else None
+
+    def accept_head(self, envelope: bytes, head: Head, in_use: Head | None) -> None:
         """Make a verified head durable and drop contents that nothing names any more."""
-        previous = replaced.serve.content.digest if replaced else None
-        if replaced and replaced.serve.content.digest == head.serve.content.digest:
-            row = self._db.execute("SELECT previous_serve FROM head").fetchone()
-            previous = row[0] if row else None
-        named = _digests(head)
-        if replaced:  # still in use until the new contents are complete
-            named |= _digests(replaced)
-        keep = [*named, previous or b""]
+        keep = [*(_digests(head) | (_digests(in_use) if in_use else set()))]
         with transaction(self._db):
-            self._db.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (envelope, previous))
+            self._db.execute(
+                "INSERT INTO head VALUES (1, ?, NULL)"
+                " ON CONFLICT (one) DO UPDATE SET envelope = excluded.envelope",
+                (envelope,),
+            )
             marks = ",".join("?" * len(keep))
             self._db.execute(f"DELETE FROM contents WHERE digest NOT IN ({marks})", keep)  # noqa: S608
+
+    def use_head(self, envelope: bytes) -> None:
+        """Remember, durably, the head whose contents passed every check."""
+        with transaction(self._db):
+            self._db.execute("UPDATE head SET in_use = ?", (envelope,))
 
     def keep(self, digest: bytes, data: bytes) -> None:
         """Store a content whose hash was checked."""

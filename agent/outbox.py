@@ -48,7 +48,18 @@ class Offer:
     sequence: int
     header: bytes
     content: bytes | None
-    is_committed: bool
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One update in the site's own account; times are wall clock, for display."""
+
+    sequence: int
+    status: str
+    base_version: int
+    version: int
+    made_at: float
+    settled_at: float | None
 
 
 class Outbox:
@@ -166,11 +177,11 @@ class Outbox:
 
     def offer(self, sequence: int) -> Offer | None:
         """The bytes of an open update, or None when it is settled."""
-        row: tuple[bytes, bytes | None, str] | None = self._db.execute(
-            "SELECT header, content, status FROM updates WHERE sequence = ? AND header IS NOT NULL",
+        row: tuple[bytes, bytes | None] | None = self._db.execute(
+            "SELECT header, content FROM updates WHERE sequence = ? AND header IS NOT NULL",
             (sequence,),
         ).fetchone()
-        return Offer(sequence, row[0], row[1], row[2] == "committed") if row else None
+        return Offer(sequence, row[0], row[1]) if row else None
 
     def made_from(self, lineage: int, base_version: int) -> int:
         """How many updates were made from this base version."""
@@ -190,12 +201,13 @@ class Outbox:
         rows = self._db.execute("SELECT status, count(*) FROM updates GROUP BY status")
         return {str(status): int(number) for status, number in rows}
 
-    def account(self) -> list[tuple[int, str, int, int]]:
-        """Every update ever made: (sequence, status, base version, version or 0)."""
-        return self._db.execute(
-            "SELECT sequence, status, base_version, coalesce(version, 0) FROM updates"
-            " ORDER BY sequence"
-        ).fetchall()
+    def account(self) -> list[Entry]:
+        """Every update ever made, in order."""
+        rows = self._db.execute(
+            "SELECT sequence, status, base_version, coalesce(version, 0), made_at, settled_at"
+            " FROM updates ORDER BY sequence"
+        )
+        return [Entry(*row) for row in rows]
 
     def close(self) -> None:
         """Close the file."""

@@ -3,12 +3,14 @@
 Written whole and renamed, so a reader never sees half of it; `journeyman-agent status` prints it.
 """
 
-import os
 from pathlib import Path
 
 import msgspec
 
+from wire.errors import SettingsError
+
 FILE_NAME = "status.json"
+_MAX_BYTES = 1 << 20
 
 
 class Status(msgspec.Struct, kw_only=True):
@@ -46,13 +48,25 @@ def write_status(directory: Path, status: Status) -> None:
     """Replace the status file."""
     temporary = directory / f".{FILE_NAME}.new"
     temporary.write_bytes(msgspec.json.format(msgspec.json.encode(status), indent=1))
-    os.replace(temporary, directory / FILE_NAME)
+    temporary.replace(directory / FILE_NAME)
 
 
 def read_status(directory: Path) -> Status | None:
-    """Read the status file, or None when there is none yet."""
+    """Read the status file, or None when there is none yet.
+
+    Raises:
+      SettingsError: it can not be read, or another version of the agent wrote it.
+    """
+    path = directory / FILE_NAME
     try:
-        data = (directory / FILE_NAME).read_bytes()
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES)
     except FileNotFoundError:
         return None
-    return msgspec.json.decode(data, type=Status)
+    except OSError as error:
+        raise SettingsError(str(path), None, None, f"can not read: {error.strerror}") from None
+    try:
+        return msgspec.json.decode(data, type=Status)
+    except msgspec.MsgspecError as error:
+        reason = f"not the status of this version of the agent: {error}"
+        raise SettingsError(str(path), None, None, reason) from None

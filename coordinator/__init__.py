@@ -1,1 +1,1 @@
-"""The coordinator: takes client updates in exactly once, folds them, judges and publishes models."""
+"""The coordinator: takes updates in exactly once, folds them, judges and publishes models."""

@@ -39,7 +39,7 @@ def empty(parameters: int) -> Buffer:
 
 def fold(
     buffer: Buffer,
-    delta: NDArray[np.signedinteger],  # type: ignore[type-arg]
+    delta: NDArray[np.signedinteger],
     coefficient: int,
     agent: str,
 ) -> Buffer:
@@ -64,4 +64,4 @@ def fold(
 
 def mean_delta(buffer: Buffer, scale: float) -> NDArray[np.float64]:
     """The weighted mean delta, float64, shape (P,)."""
-    return buffer.total * (scale / buffer.weight)
+    return np.multiply(buffer.total, scale / buffer.weight, dtype=np.float64)

@@ -9,18 +9,22 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Literal
+
+import msgspec
 
 from coordinator.config import (
     CoordinatorSettings,
     Identity,
     read_coordinator_settings,
     read_identity,
+    resolve,
+    settings_error,
 )
 from coordinator.connection import Connection
 from coordinator.evaluation_log import EvaluationLog
 from coordinator.federation import Federation
 from coordinator.store import Store
-from wire.errors import SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -28,19 +32,20 @@ DATABASE = "coordinator.db"
 
 
 class Coordinator:
-    """One federation's coordinator: owns the state directory and its tasks."""
+    """One federation's coordinator: owns the state directory and the connection."""
 
-    def __init__(self, settings: CoordinatorSettings, identity: Identity, state: Path) -> None:
-        state.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(state)
+    def __init__(self, settings: CoordinatorSettings, identity: Identity) -> None:
+        state = resolve(identity.source, settings.coordinator.state_dir)
+        self._lock = _lock(state, identity.source)
         store = Store(state / DATABASE)
         federation = Federation(store, settings, identity, time.monotonic())
         is_synchronous = settings.strategy.name == "fedavg"
         evaluations = EvaluationLog(
             store,
-            "round" if is_synchronous else "version",
+            is_synchronous,
             settings.strategy.clients if is_synchronous else settings.gate.quorum,
         )
+        evaluations.resume(federation)
         boot = store.next_boot()
         self._connection = Connection(
             settings.broker, identity, store, federation, evaluations, boot
@@ -55,27 +60,39 @@ class Coordinator:
 
     async def run(self) -> None:
         """Run until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._connection.run(), name="connection")
+        await self._connection.run()
 
 
-def _lock(state: Path) -> int:
+def _lock(state: Path, config: Path) -> int:
     """Refuse a second coordinator on the same state directory; the kernel frees it at exit."""
-    descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    where = "coordinator.state_dir"
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        reason = f"can not use {state}: {error.strerror}"
+        raise settings_error(config, where, reason) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise SettingsError(
-            str(state), None, "coordinator.state_dir", "another coordinator runs on this directory"
-        ) from None
+        os.close(descriptor)
+        reason = f"another coordinator runs on {state}"
+        raise settings_error(config, where, reason) from None
     return descriptor
 
 
-async def run(config: Path) -> None:
-    """Run the coordinator of one configuration file until SIGTERM or SIGINT."""
+async def run(config: Path, strategy: Literal["fedbuff", "fedavg"] | None = None) -> None:
+    """Run the coordinator of one configuration file until SIGTERM or SIGINT.
+
+    Args:
+      config: the TOML file.
+      strategy: replaces the file's `strategy.name`.
+    """
     settings = read_coordinator_settings(config)
-    identity = read_identity(config, settings)
-    coordinator = Coordinator(settings, identity, config.parent / settings.coordinator.state_dir)
+    if strategy is not None:
+        named = msgspec.structs.replace(settings.strategy, name=strategy)
+        settings = msgspec.structs.replace(settings, strategy=named)
+    coordinator = Coordinator(settings, read_identity(config, settings))
     task = asyncio.current_task()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -113,9 +130,8 @@ def status(config: Path) -> str:
 
 def _open_store(config: Path) -> Store:
     settings = read_coordinator_settings(config)
-    path = config.parent / settings.coordinator.state_dir / DATABASE
+    path = resolve(config, settings.coordinator.state_dir) / DATABASE
     if not path.exists():
-        raise SettingsError(
-            str(path), None, None, "no state yet; start it: journeyman-coordinator run CONFIG"
-        )
+        reason = f"no state in {path.parent} yet; start it: journeyman-coordinator run {config}"
+        raise settings_error(config, "coordinator.state_dir", reason)
     return Store(path)

@@ -12,13 +12,14 @@ import asyncio
 import logging
 import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from coordinator.config import Identity
 from coordinator.evaluation_log import EvaluationLog
 from coordinator.federation import Federation, Result
-from coordinator.ingest import Ingest, Update
+from coordinator.ingest import BUDGET_BYTES, Ingest, Update
 from coordinator.store import KnownAgent, Store
+from coordinator.strategy import Rejected
 from wire.chunks import split
 from wire.codec import Counter, Opened, open_envelope, parse_body, seal
 from wire.errors import LinkDownError, MalformedError, SignatureError, WireError
@@ -55,9 +56,9 @@ class Connection:
     federation: Federation
     evaluations: EvaluationLog
     boot: int
-    ingest: Ingest = field(default_factory=Ingest)
 
     def __post_init__(self) -> None:
+        self.ingest = Ingest(max(BUDGET_BYTES, 4 * self.federation.update_bytes))
         self._topics = Topics(self.identity.trust.federation)
         self._counter = Counter(self.boot)
         self._outgoing: asyncio.Queue[list[tuple[str, Receipt]]] = asyncio.Queue(_OUTGOING)
@@ -115,7 +116,7 @@ class Connection:
             try:
                 update = self._receive(message)
             except WireError as error:
-                logger.warning("refused %s: %s", message.topic, error)
+                logger.warning("refused %.200r: %s", message.topic, error)
                 update = None
             if update is not None:
                 ready.append(update)
@@ -153,6 +154,8 @@ class Connection:
         if known is not None:
             self._send([(at.agent, known)])
             return None
+        if isinstance(self.federation.admit(header), Rejected):
+            return Update(header, b"")  # its chunks would change nothing
         taken = self.ingest.on_header(header, now_s)
         if isinstance(taken, Receipt):
             self._send([(at.agent, taken)])
@@ -177,13 +180,22 @@ class Connection:
             raise SignatureError(reason)
         opened.verify(self.identity.trust.federation, PublicKey(credential.public_key))
         known = self.store.agent(agent)
-        if known is not None and opened.counter < known.counter:
-            return  # a late will, or a replay
-        self.store.keep_agent(
-            KnownAgent(agent, credential.site, credential.public_key, opened.counter),
-            state.incarnation,
-            state.status,
+        if known is not None and credential.serial < known.serial:
+            reason = f"credential {credential.serial} of {agent} was replaced by {known.serial}"
+            raise SignatureError(reason)
+        # A will is signed before its connection's birth: sessions count here, not counters.
+        is_same = known is not None and known.incarnation == state.incarnation
+        if known is not None and is_same and state.session < known.session:
+            return  # the will of an earlier connection, or a replay
+        born = KnownAgent(
+            agent=agent,
+            site=credential.site,
+            public_key=credential.public_key,
+            serial=credential.serial,
+            incarnation=state.incarnation,
+            session=state.session,
         )
+        self.store.keep_agent(born, state.status)
 
     def _verify_agent(self, opened: Opened, agent: str) -> KnownAgent:
         known = self.store.agent(agent)
@@ -233,12 +245,7 @@ class Connection:
 
     async def _publish_head(self, link: Link) -> None:
         """Contents first, then the head that names them, then clear what nothing names."""
-        head, contents = self.federation.head_envelope, self.federation.contents()
-        chunks = {
-            f"{self._topics.base}/{key}/{index}": chunk
-            for key, data in contents.items()
-            for index, chunk in enumerate(split(data, self.federation.saved.bundle.chunk_bytes))
-        }
+        head, chunks = self.federation.head_envelope, self._retained_chunks()
         before = self.store.published()
         self.store.set_published(set(chunks), set())
         fresh = chunks if not self.is_up else {t: c for t, c in chunks.items() if t not in before}
@@ -249,6 +256,15 @@ class Connection:
         for topic in sorted(gone):
             await link.publish(topic, b"", retain=True)
         self.store.set_published(set(), gone)
+
+    def _retained_chunks(self) -> dict[str, bytes]:
+        """Topic and payload of every chunk of what the head names."""
+        topic_of = {"bundle": self._topics.bundle, "model": self._topics.model}
+        return {
+            topic_of[named.kind](named.content.digest.hex(), index): chunk
+            for named in self.federation.contents()
+            for index, chunk in enumerate(split(named.data, named.content.chunk_bytes))
+        }
 
     async def _tick(self) -> None:
         while True:

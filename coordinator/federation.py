@@ -14,29 +14,35 @@
 Everything that one call changes is one transaction: updates, buffer, version, average and head are
 on the disk together or not at all, and receipts go out afterwards.  So a crash at any instruction
 leaves a state in which each update is either not seen (it will be offered again) or seen once.
+When a transaction fails, memory goes back with the file.
+
+No version has fewer distinct sites behind it than the charter's `k_min`, whatever the strategy.
 
 No I/O but the store; the caller passes monotonic time and sends what is returned.
 """
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from coordinator.aggregate import empty, fold, mean_delta
 from coordinator.average import add_version
-from coordinator.config import CoordinatorSettings, Identity
+from coordinator.config import CoordinatorSettings, Identity, settings_error
 from coordinator.gate import decide
 from coordinator.ingest import Update, receipt
 from coordinator.server_optimizer import make_server_optimizer
-from coordinator.store import Saved, Store, buffer_of, vector
+from coordinator.store import Saved, Store, buffer_of, float64_vector
 from coordinator.strategy import Rejected, make_strategy
-from wire.chunks import describe
+from wire.chunks import describe, sha256
 from wire.codec import open_envelope, parse_body, seal
-from wire.errors import SettingsError
-from wire.messages import Head, Policy, Receipt, Report, UpdateHeader, VersionRef
+from wire.messages import Content, Head, Policy, Receipt, Report, UpdateHeader, VersionRef
 from wire.tensors import flatten, parameter_count, read_integers, unflatten, write_params
 from wire.trust import COORDINATOR
 
@@ -49,6 +55,15 @@ class Result:
 
     receipts: list[tuple[str, Receipt]] = field(default_factory=list)
     head_moved: bool = False
+
+
+@dataclass(frozen=True)
+class Named:
+    """Bytes that the head names, to be published in the chunks that `content` lists."""
+
+    kind: Literal["bundle", "model"]
+    content: Content
+    data: bytes
 
 
 class Federation:
@@ -68,20 +83,25 @@ class Federation:
         saved = store.load()
         if saved is None:
             saved = self._begin()
-        elif saved.bundle.digest != describe(identity.bundle_bytes).digest:
-            state = settings.coordinator.state_dir
-            raise SettingsError(
-                state, None, "coordinator.bundle", "this state belongs to another bundle"
-            )
+        elif saved.bundle.digest != sha256(identity.bundle_bytes):
+            reason = f"the state in {settings.coordinator.state_dir} belongs to another bundle; "
+            reason += "give every bundle a state_dir of its own"
+            raise settings_error(identity.source, "coordinator.bundle", reason)
         self._load(saved)
-        self._publish_settings()
+        self._publish_settings(now_s)
 
     def _load(self, saved: Saved) -> None:
         self.saved = saved
-        self._params = vector(saved.params, "<f4").astype(np.float32)
-        self._optimizer_state = vector(saved.optimizer, "<f8").reshape(-1, self._parameters)
-        self._average = vector(saved.average, "<f8").astype(np.float64)
+        self._head = _parse_head(saved.head) if saved.head else None
+        self._params = np.frombuffer(saved.params, "<f4").astype(np.float32)
+        self._average = float64_vector(saved.average)
         self._buffer = buffer_of(saved)
+        state = float64_vector(saved.optimizer).reshape(-1, self._parameters)
+        fresh = self._optimizer.init(self._parameters)
+        if state.shape != fresh.shape:
+            logger.warning("another server optimizer than before: its memory starts at zero")
+            state = fresh
+        self._optimizer_state = state
 
     def _begin(self) -> Saved:
         """Version 0: the bundle's weights."""
@@ -114,48 +134,81 @@ class Federation:
             self._store.save(saved)
         return saved
 
-    def _publish_settings(self) -> None:
+    def _publish_settings(self, now_s: float) -> None:
         """Publish a head when the policy or the training switch is not what the last one says."""
-        head = self.head
+        head = self._head
+        if head is not None and head.policy.scale != self._policy.scale and self._buffer.members:
+            self._close_buffer(head.policy.scale, now_s)
         if head is None or head.policy != self._policy or head.training != self._store.training:
-            with self._store.transaction():
+            with self._step():
                 self._save_with_new_head({})
+
+    def _close_buffer(self, scale: float, now_s: float) -> None:
+        """Integers of two scales do not add: what the buffer holds becomes a version of its own."""
+        if not self._has_enough_sites():
+            reason = (
+                f"the buffer holds {self._buffer.members} updates at scale {scale} and too few "
+            )
+            reason += "sites to publish them; keep the old scale until they are folded"
+            raise settings_error(self._identity.source, "policy.scale", reason)
+        with self._step():
+            self._advance(Result(), now_s, scale)
+
+    @contextmanager
+    def _step(self) -> Iterator[None]:
+        """One transaction; when it fails, memory goes back to what the file says."""
+        before = dict(self.__dict__)
+        try:
+            with self._store.transaction():
+                yield
+        except BaseException:
+            self.__dict__.update(before)
+            raise
 
     # What the caller reads
 
     @property
-    def head(self) -> Head | None:
-        """The current head, None only before the first one was made."""
-        if not self.saved.head:
-            return None
-        return parse_body(open_envelope(self.saved.head, "head"), Head)
+    def head(self) -> Head:
+        """The current head."""
+        if self._head is None:
+            reason = "no head before the federation began"
+            raise RuntimeError(reason)
+        return self._head
 
     @property
     def head_envelope(self) -> bytes:
         """The current head, signed."""
         return self.saved.head
 
-    def contents(self) -> dict[str, bytes]:
-        """What the head names: topic key to bytes."""
+    def contents(self) -> list[Named]:
+        """What the head names, each content once."""
         saved = self.saved
-        named = {f"bundle/{saved.bundle.digest.hex()}": saved.bundle}
-        for version in (saved.train, saved.serve, saved.candidate):
-            if version is not None:
-                named[f"model/{version.content.digest.hex()}"] = version.content
-        return {key: self._store.content(content.digest) for key, content in named.items()}
+        versions = [version for version in (saved.train, saved.serve, saved.candidate) if version]
+        models = {version.content.digest: version.content for version in versions}
+        return [
+            Named("bundle", saved.bundle, self._store.content(saved.bundle.digest)),
+            *(
+                Named("model", content, self._store.content(digest))
+                for digest, content in models.items()
+            ),
+        ]
+
+    @property
+    def update_bytes(self) -> int:
+        """Size of a client update's content under the policy."""
+        return self._parameters * self._policy.bits // 8
 
     # What may happen
 
     def commit(self, updates: list[Update], now_s: float) -> Result:
         """Take complete, verified updates in one transaction."""
         result = Result()
-        with self._store.transaction():
+        with self._step():
             for update in updates:
                 result.receipts.append((update.header.agent, self._take(update, now_s)))
                 if self._is_ready(now_s):
-                    self._advance(result, now_s)
-            if not result.head_moved:
-                self._save()
+                    self._advance(result, now_s, self._policy.scale)
+            self._save()  # a later update of the batch may stand after the last version
         return result
 
     def status_of(self, header: UpdateHeader) -> Receipt | None:
@@ -177,13 +230,13 @@ class Federation:
     def tick(self, now_s: float) -> Result:
         """Do what time alone asks for: deadlines, and the operator's switch."""
         result = Result()
-        with self._store.transaction():
-            if self._is_ready(now_s):
-                self._advance(result, now_s)
-            head = self.head
-            if head is not None and head.training != self._store.training:
+        if self._is_ready(now_s):
+            with self._step():
+                self._advance(result, now_s, self._policy.scale)
+        if self.head.training != self._store.training:
+            with self._step():
                 self._save_with_new_head({})
-                result.head_moved = True
+            result.head_moved = True
         if self._judge(now_s):
             result.head_moved = True
         return result
@@ -210,6 +263,9 @@ class Federation:
             return receipt(header, "dropped", reason=header.dropped)
         admitted = self._admit(update)
         if isinstance(admitted, Rejected):
+            logger.warning(
+                "refused update %d of %s: %s", header.sequence, header.agent, admitted.reason
+            )
             self._store.add_update(header, "refused", admitted.reason, 0, time.time())
             return receipt(header, "refused", reason=admitted.reason)
         if self._buffer.members == 0:
@@ -221,14 +277,21 @@ class Federation:
 
     def _admit(self, update: Update) -> int | Rejected:
         """The coefficient of a valid update, or why it does not count."""
-        header, policy = update.header, self._policy
+        admitted = self.admit(update.header)
+        if not isinstance(admitted, Rejected) and len(update.content) != self.update_bytes:
+            return Rejected(f"{len(update.content)} bytes came of {self.update_bytes}")
+        return admitted
+
+    def admit(self, header: UpdateHeader) -> int | Rejected:
+        """What the header alone decides, so that no chunk is taken in vain."""
+        policy = self._policy
         if header.lineage != self.saved.lineage:
             return Rejected(f"lineage {header.lineage} was abandoned")
         if self._store.version_digest(header.base_version) != header.base_digest:
             return Rejected(f"base version {header.base_version} is not one of ours")
         if (header.scale, header.bits) != (policy.scale, policy.bits):
             return Rejected(f"scale {header.scale} x {header.bits} bits is not the policy's")
-        if header.content.size != self._parameters * header.bits // 8:
+        if header.content.size != self.update_bytes:
             return Rejected(f"{header.content.size} bytes do not fit {self._parameters} parameters")
         if header.weight > min(policy.weight_cap, max(header.examples, 1)):
             return Rejected(f"weight {header.weight} exceeds examples or the policy's cap")
@@ -236,11 +299,20 @@ class Federation:
 
     def _is_ready(self, now_s: float) -> bool:
         age_s = now_s - self._buffer_since_s
-        return self._buffer.members > 0 and self._strategy.is_ready(self._buffer, age_s)
+        is_ready = self._buffer.members > 0 and self._strategy.is_ready(self._buffer, age_s)
+        return is_ready and self._has_enough_sites()
 
-    def _advance(self, result: Result, now_s: float) -> None:
-        """Turn the buffer into the next version and settle its members."""
-        delta = mean_delta(self._buffer, self._policy.scale)
+    def _has_enough_sites(self) -> bool:
+        """Whether the charter allows to publish this sum: K_min counts sites, not agents."""
+        k_min = self._identity.trust.charter.k_min
+        if k_min == 1:
+            return True
+        known = (self._store.agent(agent) for agent in set(self._buffer.agents))
+        return len({agent.site for agent in known if agent is not None}) >= k_min
+
+    def _advance(self, result: Result, now_s: float, scale: float) -> None:
+        """Turn the buffer, whose steps have this scale, into a version and settle its members."""
+        delta = mean_delta(self._buffer, scale)
         self._optimizer_state, self._params = self._optimizer.apply(
             delta, self._optimizer_state, self._params
         )
@@ -270,7 +342,7 @@ class Federation:
         self._save_with_new_head(changes)
         result.head_moved = True
 
-    def _keep(self, version: int, params: np.ndarray) -> VersionRef:  # type: ignore[type-arg]
+    def _keep(self, version: int, params: NDArray[np.floating]) -> VersionRef:
         data = write_params(unflatten(params, self._shapes))
         content = describe(data, self._settings.coordinator.chunk_bytes)
         self._store.keep_content(content.digest, data)
@@ -294,7 +366,7 @@ class Federation:
         reason = verdict.reason if verdict else f"no quorum within {gate.deadline_s:g} s"
         promoted = "promoted" if "serve" in changes else "not promoted"
         logger.info("version %d %s: %s", candidate.version, promoted, reason)
-        with self._store.transaction():
+        with self._step():
             self._save_with_new_head(changes)
         return True
 
@@ -303,7 +375,7 @@ class Federation:
         is_last = self._store.training == "closed" and self._buffer.members == 0
         if not is_last or saved.version <= max(saved.serve.version, saved.judged):
             return False
-        with self._store.transaction():
+        with self._step():
             candidate = self._keep(saved.version, self._average)
             self._candidate_since_s = now_s
             self._save_with_new_head({"candidate": candidate})
@@ -342,9 +414,14 @@ class Federation:
             counter=head.sequence,
             key=self._identity.key,
         )
+        self._head = head
         self.saved = msgspec.structs.replace(saved, head=envelope)
         self._save()
         contents = [saved.bundle, saved.train.content, saved.serve.content]
         if saved.candidate is not None:
             contents.append(saved.candidate.content)
         self._store.keep_only([content.digest for content in contents])
+
+
+def _parse_head(envelope: bytes) -> Head:
+    return parse_body(open_envelope(envelope, "head"), Head)

@@ -5,6 +5,7 @@ is paired; counts of all reporting sites are added before a figure is computed (
 failures only adds to the pooled figure).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -37,7 +38,6 @@ class Quality:
 
     pr_auc: float | None
     roc_auc: float | None
-    sites: int
     rows: int
     positives: int
 
@@ -48,10 +48,14 @@ def pooled(evaluations: list[Evaluation]) -> Quality:
     return Quality(
         pr_auc(positives, negatives),
         roc_auc(positives, negatives),
-        len(evaluations),
         int(positives.sum() + negatives.sum()),
         int(positives.sum()),
     )
+
+
+def sites_of(reporters: Iterable[str]) -> set[str]:
+    """The distinct sites among reporters (`site/agent`): two agents of a site are one site."""
+    return {reporter.partition("/")[0] for reporter in reporters}
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def decide(
       settings: quorum and tolerance.
     """
     both = sorted(candidate.keys() & served.keys())
-    sites = {reporter.partition("/")[0] for reporter in both}
+    sites = sites_of(both)
     if len(sites) < settings.quorum:
         return None
     new = pooled([candidate[site] for site in both])

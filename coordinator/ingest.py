@@ -29,7 +29,8 @@ class Update:
 class _Incoming:
     header: UpdateHeader
     assembly: Assembly
-    last_s: float
+    chunk_s: float
+    heard_s: float
     asked_s: float = field(default=-1e9)
 
 
@@ -59,11 +60,11 @@ class Ingest:
             if held.header.content.digest != header.content.digest:
                 reason = f"update {header.sequence} of {header.agent} came with two contents"
                 raise MalformedError(reason)
-            held.asked_s = -1e9  # offered again: answer soon
+            held.heard_s, held.asked_s = now_s, -1e9  # offered again: answer soon
             return None
         if self.pledged_bytes + header.content.size > self._budget_bytes:
             return receipt(header, "later", reason="no room for more chunks now")
-        self._incoming[key] = _Incoming(header, Assembly(header.content), now_s)
+        self._incoming[key] = _Incoming(header, Assembly(header.content), now_s, now_s)
         return None
 
     def on_chunk(self, topic: UpdateTopic, data: bytes, now_s: float) -> Update | None:
@@ -77,7 +78,7 @@ class Ingest:
         if held is None or topic.chunk is None:
             return None
         held.assembly.add(topic.chunk, data)
-        held.last_s = now_s
+        held.chunk_s = held.heard_s = now_s
         if held.assembly.missing:
             return None
         del self._incoming[key]
@@ -87,9 +88,9 @@ class Ingest:
         """Receipts `wanted` for updates whose chunks paused; forgets the abandoned ones."""
         asked: list[tuple[str, Receipt]] = []
         for key, held in list(self._incoming.items()):
-            if now_s - held.last_s > FORGET_S:
+            if now_s - held.heard_s > FORGET_S:
                 del self._incoming[key]
-            elif now_s - held.last_s >= QUIET_S and now_s - held.asked_s >= 4 * QUIET_S:
+            elif now_s - held.chunk_s >= QUIET_S and now_s - held.asked_s >= 4 * QUIET_S:
                 held.asked_s = now_s
                 wanted = to_bitmap(held.assembly.missing)
                 asked.append((key[0], receipt(held.header, "wanted", wanted=wanted)))

@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     try:
-        options.command(options.config)
+        options.command(options)
     except SettingsError as error:
         print(f"journeyman-coordinator: {error}", file=sys.stderr)
         return 2
@@ -48,15 +48,20 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = commands.add_parser(name, help=text, description=text)
         sub.add_argument("config", type=Path, help="the coordinator's TOML file")
+        if command is _run:
+            sub.add_argument(
+                "--strategy", choices=("fedbuff", "fedavg"), help="instead of the file's [strategy]"
+            )
         sub.set_defaults(command=command)
     return parser
 
 
-def _run(config: Path) -> None:
-    asyncio.run(run(config))
+def _run(options: argparse.Namespace) -> None:
+    asyncio.run(run(options.config, options.strategy))
 
 
-def _check(config: Path) -> None:
+def _check(options: argparse.Namespace) -> None:
+    config = options.config
     settings = read_coordinator_settings(config)
     identity = read_identity(config, settings)
     manifest = identity.bundle.manifest
@@ -66,16 +71,16 @@ def _check(config: Path) -> None:
     )
 
 
-def _status(config: Path) -> None:
-    print(status(config))
+def _status(options: argparse.Namespace) -> None:
+    print(status(options.config))
 
 
-def _close(config: Path) -> None:
-    set_training(config, "closed")
+def _close(options: argparse.Namespace) -> None:
+    set_training(options.config, "closed")
 
 
-def _open(config: Path) -> None:
-    set_training(config, "open")
+def _open(options: argparse.Namespace) -> None:
+    set_training(options.config, "open")
 
 
 if __name__ == "__main__":

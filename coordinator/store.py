@@ -58,7 +58,8 @@ CREATE TABLE IF NOT EXISTS contents (digest BLOB PRIMARY KEY, data BLOB NOT NULL
 CREATE TABLE IF NOT EXISTS published (topic TEXT PRIMARY KEY) STRICT;
 CREATE TABLE IF NOT EXISTS agents (
   agent TEXT PRIMARY KEY, site TEXT NOT NULL, public_key BLOB NOT NULL,
-  incarnation TEXT NOT NULL, status TEXT NOT NULL, counter INTEGER NOT NULL
+  serial INTEGER NOT NULL,        -- of the credential
+  incarnation TEXT NOT NULL, session INTEGER NOT NULL, status TEXT NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS evaluations (
   digest BLOB NOT NULL, agent TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (digest, agent)
@@ -98,12 +99,14 @@ class KnownUpdate:
 
 @dataclass(frozen=True)
 class KnownAgent:
-    """A verified agent."""
+    """A verified agent: what its newest credential and birth say."""
 
     agent: str
     site: str
     public_key: bytes
-    counter: int
+    serial: int
+    incarnation: str
+    session: int
 
 
 class Store:
@@ -254,22 +257,25 @@ class Store:
     def agent(self, agent: str) -> KnownAgent | None:
         """A verified agent by id."""
         row = self._db.execute(
-            "SELECT agent, site, public_key, counter FROM agents WHERE agent = ?", (agent,)
+            "SELECT agent, site, public_key, serial, incarnation, session FROM agents"
+            " WHERE agent = ?",
+            (agent,),
         ).fetchone()
         return KnownAgent(*row) if row else None
 
-    def keep_agent(self, known: KnownAgent, incarnation: str, status: str) -> None:
+    def keep_agent(self, known: KnownAgent, status: str) -> None:
         """Remember a verified birth or will."""
         with self.transaction():
             self._db.execute(
-                "INSERT OR REPLACE INTO agents VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO agents VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
                     known.agent,
                     known.site,
                     known.public_key,
-                    incarnation,
+                    known.serial,
+                    known.incarnation,
+                    known.session,
                     status,
-                    known.counter,
                 ),
             )
 
@@ -306,6 +312,6 @@ def buffer_of(saved: Saved) -> Buffer:
     return Buffer(total, saved.weight, len(saved.agents), saved.agents)
 
 
-def vector(data: bytes, dtype: str) -> NDArray[np.floating]:
-    """A saved vector, writable."""
-    return np.frombuffer(data, dtype).copy()
+def float64_vector(data: bytes) -> NDArray[np.float64]:
+    """A saved vector of float64."""
+    return np.frombuffer(data, "<f8").astype(np.float64)

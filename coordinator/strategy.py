@@ -4,9 +4,9 @@ A strategy is a frozen pair of pure functions, `admit` and `is_ready`, chosen in
 
 `fedbuff`  asynchronous, buffered (Nguyen et al., arXiv:2106.06639): any update enters whatever its
            base version; a version comes after `goal` updates, or after `deadline_s` with fewer.
-`fedavg`   synchronous rounds (McMahan et al., arXiv:1602.05629): one update per agent, trained from
-           the current version; a round ends with `clients` updates, or at its deadline with at least
-           one.  A late update is refused as `late`.
+`fedavg`   synchronous rounds (McMahan et al., arXiv:1602.05629): one update per agent, trained
+           from the current version; a round ends with `clients` updates, or at its deadline with
+           at least one.  A late update is refused as `late`.
 """
 
 from collections.abc import Callable
@@ -53,11 +53,13 @@ def make_strategy(settings: StrategySettings, policy: Policy) -> Strategy:
 def staleness_coefficient(weight: int, staleness: int, policy: Policy) -> int:
     """Undamped up to the cap, then weight x cap / staleness, never below the floor.
 
-    Age alone never refuses an update; a week-old one still counts a little.
+    Age alone never refuses an update; a week-old one still counts a little.  The floor never lifts
+    an update above its own weight: a stale one would count more than a fresh one.
     """
     if staleness <= policy.staleness_cap:
         return weight
-    return max(policy.staleness_floor, weight * max(policy.staleness_cap, 1) // staleness)
+    damped = weight * max(policy.staleness_cap, 1) // staleness
+    return max(min(policy.staleness_floor, weight), damped)
 
 
 def _fedbuff(settings: StrategySettings, policy: Policy) -> Strategy:

@@ -10,10 +10,10 @@ straw man.
 """
 
 import argparse
-import dataclasses
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -33,6 +33,7 @@ from wire.tensors import Params
 from wire.trust import read_charter
 
 RESULT = "baselines.json"
+SCORES = "scores.npz"
 RECIPE = TrainingPlan(
     epochs=100,
     batch_size=32,
@@ -66,25 +67,45 @@ def train_alone(model: Model, start: Params, tables: Sequence[Table], seed: int)
     values = np.concatenate([table.inputs() for table in tables])
     labels = np.concatenate([table.machine_failure for table in tables])
     y = labels.astype(np.float32).reshape(-1, 1)
-    plan = dataclasses.replace(RECIPE, seed=seed)
+    plan = replace(RECIPE, seed=seed)
     return train(model.backend, start, model.inputs(values), y, plan).params
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """Weights learned without a federation from the rows that had arrived by `t_s`."""
+
+    t_s: float
+    pooled: Params
+    local: dict[str, Params]
+
+
 def baseline_at(
-    model: Model,
-    start: Params,
-    arrived: dict[str, Table],
-    held_out: dict[str, Table],
-    t_s: float,
-    seed: int,
-) -> BaselinePoint:
+    model: Model, start: Params, arrived: dict[str, Table], t_s: float, seed: int
+) -> Baseline:
     """Train own-data-only and pooled models on the rows that had arrived."""
-    local = {
-        site: judge(model, train_alone(model, start, [table], seed), held_out)
-        for site, table in arrived.items()
+    local = {site: train_alone(model, start, [table], seed) for site, table in arrived.items()}
+    return Baseline(t_s, train_alone(model, start, list(arrived.values()), seed), local)
+
+
+def judged(model: Model, baseline: Baseline, held_out: dict[str, Table]) -> BaselinePoint:
+    """The baseline's quality on rows that nobody trained on."""
+    local = {site: judge(model, params, held_out) for site, params in baseline.local.items()}
+    return BaselinePoint(baseline.t_s, judge(model, baseline.pooled, held_out), local)
+
+
+def write_scores(
+    path: Path, model: Model, weights: dict[str, Params], held_out: dict[str, Table]
+) -> None:
+    """Write every model's scores of the held-out rows: `label`, `site`, and one array a model."""
+    inputs = np.concatenate([table.inputs() for table in held_out.values()])
+    arrays: dict[str, NDArray[np.generic]] = {
+        "label": np.concatenate([table.machine_failure for table in held_out.values()]),
+        "site": np.concatenate([table.quality for table in held_out.values()]),
     }
-    pooled = train_alone(model, start, list(arrived.values()), seed)
-    return BaselinePoint(t_s, judge(model, pooled, held_out), local)
+    for name, params in weights.items():
+        arrays[name] = model.score(params, inputs)
+    np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
 def load_model(run: Path) -> tuple[Model, Params]:
@@ -119,7 +140,10 @@ def main() -> int:
         arrived = {
             site: table.take(np.arange(int(share * len(table)))) for site, table in sites.items()
         }
-        points.append(baseline_at(model, start, arrived, held_out, moment, options.seed))
+        baseline = baseline_at(model, start, arrived, moment, options.seed)
+        points.append(judged(model, baseline, held_out))
+    weights = {f"local_{site}": params for site, params in baseline.local.items()}
+    write_scores(options.run / SCORES, model, {"pooled": baseline.pooled, **weights}, held_out)
     temporary = options.run / f".{RESULT}.new"
     temporary.write_bytes(msgspec.json.encode(points))
     temporary.rename(options.run / RESULT)

@@ -23,12 +23,24 @@ max_queued_messages 10000
 """
 
 
-def broker_command(directory: Path, port: int) -> list[str]:
-    """The command line that starts a broker on 127.0.0.1:`port`; its files are in `directory`."""
+def broker_command(directory: Path, port: int, choice: str) -> list[str]:
+    """The command line that starts a broker on 127.0.0.1:`port`.
+
+    Args:
+      directory: where its files go.
+      port: a free TCP port.
+      choice: `mosquitto`, `embedded`, or `auto`: mosquitto where it is installed.
+
+    Raises:
+      FileNotFoundError: mosquitto was asked for and is not installed.
+    """
     # Debian puts mosquitto in /usr/sbin, which is not on an ordinary user's PATH.
     program = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    if program is None:
+    if choice == "embedded" or (choice == "auto" and program is None):
         return [sys.executable, "-m", "shopfloor.broker", "--port", str(port)]
+    if program is None:
+        reason = "mosquitto is not installed; use --broker embedded, or: apt install mosquitto"
+        raise FileNotFoundError(reason)
     config = directory / "mosquitto.conf"
     config.write_text(_MOSQUITTO.format(port=port))
     return [program, "-c", str(config)]
@@ -40,9 +52,9 @@ async def _serve(port: int) -> None:
     broker = Broker(
         {
             "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{port}"}},
-            "sys_interval": 0,
-            "auth": {"allow-anonymous": True, "plugins": ["auth_anonymous"]},
-            "topic-check": {"enabled": False},
+            "plugins": {
+                "amqtt.plugins.authentication.AnonymousAuthPlugin": {"allow_anonymous": True}
+            },
         }
     )
     await broker.start()

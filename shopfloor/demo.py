@@ -16,361 +16,157 @@ import socket
 import time
 from dataclasses import dataclass, field
 
-import msgspec
 from asyncua import Client, ua
 
-from agent.outbox import Outbox
-from agent.status import Status, read_status
-from coordinator.app import DATABASE, set_training
-from coordinator.store import Store
-from shopfloor.baselines import RESULT, judge, load_model
+from coordinator.app import set_training
 from shopfloor.broker import broker_command
-from shopfloor.ledger import Ledger, UpdateId, account, read_model
+from shopfloor.ledger import Ledger
 from shopfloor.link_log import LinkLog
-from shopfloor.live import FleetView, LiveTerminal, SiteView
+from shopfloor.live import LiveTerminal
 from shopfloor.machine import NAMESPACE_URI
-from shopfloor.plant import FEDERATION, Plant, Site
+from shopfloor.plant import FEDERATION, Plant
 from shopfloor.processes import Child, ChildError, Processes, python, until
-from shopfloor.record import (
-    BaselinePoint,
-    Event,
-    ModelQuality,
-    QualityPoint,
-    RunRecord,
-    SiteSummary,
-    UpdateCounts,
-)
-from wire.tensors import Params
+from shopfloor.record import RunRecord
+from shopfloor.watch import Watch
 
 _READY_S = 60.0
-_DRAIN_S = 90.0
-_VIEW_S = 0.5
+_DRAIN_LIMIT_S = 120.0
+_LOOK_S = 0.5
+_LINK_BYTES_S = 200_000
+_BAD_SHARE = 0.002
+"""Share of faulty readings of the generated machines; a replayed file is replayed as it is."""
 
 
 @dataclass
-class Run:
-    """One run of the demo, from laid-out plant to record."""
+class Demo:
+    """One run of the demo: its processes and what is done to them."""
 
     plant: Plant
     processes: Processes
-    ledger: Ledger
-    links: LinkLog
-    events: list[Event] = field(default_factory=list)
-    quality: list[QualityPoint] = field(default_factory=list)
-    phase: str = "starting"
-    started_wall: float = 0.0
-    message: str = ""
-
-    def __post_init__(self) -> None:
-        self._model, self._start = load_model(self.plant.directory)
-        self._held_out = {site.name: site.held_out for site in self.plant.sites}
-        self._agents: dict[str, Child] = {}
-        self._coordinator: Child | None = None
-        self._judged: dict[str, ModelQuality] = {}
-        self._printed = 0
-
-    @property
-    def t_s(self) -> float:
-        """Seconds since production began."""
-        return time.time() - self.started_wall if self.started_wall else 0.0
+    watch: Watch
+    view: LiveTerminal
+    _killable: dict[str, Child] = field(default_factory=dict)
 
     async def start(self) -> None:
-        """Start all processes and wait until every agent is subscribed to its machine."""
-        plant, start = self.plant, self.processes.start
-        directory, pid = plant.directory, os.getpid()
-        start("broker", broker_command(directory, plant.broker_port))
-        for site in plant.sites:
-            rate = len(site.train) / plant.options.stream_s
-            table = directory / "sites" / f"{site.name}.csv"
-            bad = 0.0 if plant.options.data else 0.002
-            start(
-                f"machine-{site.name.lower()}",
-                python("shopfloor.machine", "--table", table, "--port", site.machine_port)
-                + ["--rows-per-s", str(rate), "--name", site.name, "--bad-share", str(bad)]
-                + ["--seed", str(plant.options.seed), "--parent-pid", str(pid)],
-            )
-        await until(lambda: _answers(plant.broker_port), "the broker", _READY_S)
-        witness = directory / "witness"
-        start(
-            "observer",
-            python("shopfloor.observer", "--port", plant.broker_port, "--federation", FEDERATION)
-            + ["--out", str(witness), "--parent-pid", str(pid)],
+        """Start all processes; returns when every agent is subscribed to its machine."""
+        self._start_broker_and_machines()
+        port = self.plant.broker_port
+        await until(lambda: _answers(port), "the broker answers", _READY_S)
+        self._start_observer_and_links()
+        for name in ("observer", "links"):
+            await until(lambda name=name: self._is_ready(name), f"{name} ready", _READY_S)  # type: ignore[misc]
+        config = self.plant.coordinator_config
+        self._killable["the coordinator"] = self.processes.start(
+            "coordinator", python("coordinator.main", "run", config), restarts=True
         )
-        await until(lambda: self._says_ready("observer"), "the observer", _READY_S)
-        options = plant.options
-        links = [
-            word
-            for site in plant.sites
-            for word in ("--link", f"{site.name}:{site.link_port}:{plant.broker_port}")
-        ]
-        start(
-            "links",
-            python("shopfloor.links", *links, "--seed", options.seed)
-            + ["--down-share", str(options.down_share), "--mean-down-s", str(options.mean_down_s)]
-            + ["--rate-bytes-s", "200000", "--log", str(self.links.path)]
-            + ["--parent-pid", str(pid)],
-        )
-        self._coordinator = start(
-            "coordinator",
-            python("coordinator.main", "run", plant.coordinator_config),
-            restarts=True,
-        )
-        await until(lambda: self._says_ready("links"), "the links", _READY_S)
-        for site in plant.sites:
-            self._agents[site.name] = start(
+        for site in self.plant.sites:
+            self._killable[f"the agent of {site.name}"] = self.processes.start(
                 site.agent, python("agent.main", "run", site.config), restarts=True
             )
-        await until(self._all_subscribed, "agents subscribed to their machines", _READY_S)
+        await until(self.watch.is_subscribed, "agents subscribed to their machines", _READY_S)
 
-    def _says_ready(self, name: str) -> bool:
+    def _start_broker_and_machines(self) -> None:
+        plant, options, start = self.plant, self.plant.options, self.processes.start
+        command = broker_command(plant.directory, plant.broker_port, options.broker)
+        start("broker", command)
+        for site in plant.sites:
+            start(
+                f"machine-{site.name.lower()}",
+                python(
+                    "shopfloor.machine",
+                    *("--table", plant.directory / "sites" / f"{site.name}.csv"),
+                    *("--port", site.machine_port, "--name", site.name, "--seed", options.seed),
+                    *("--rows-per-s", len(site.train) / options.stream_s),
+                    *("--bad-share", 0.0 if options.data else _BAD_SHARE),
+                    *("--parent-pid", os.getpid()),
+                ),
+            )
+
+    def _start_observer_and_links(self) -> None:
+        plant, options, port = self.plant, self.plant.options, self.plant.broker_port
+        self.processes.start(
+            "observer",
+            python(
+                "shopfloor.observer",
+                *("--port", port, "--federation", FEDERATION),
+                *("--out", self.watch.ledger.directory, "--parent-pid", os.getpid()),
+            ),
+        )
+        links = [f"{site.name}:{site.link_port}:{port}" for site in plant.sites]
+        self.processes.start(
+            "links",
+            python(
+                "shopfloor.links",
+                *(word for link in links for word in ("--link", link)),
+                *("--seed", options.seed, "--down-share", options.down_share),
+                *("--mean-down-s", options.mean_down_s, "--rate-bytes-s", _LINK_BYTES_S),
+                *("--log", self.watch.links.path, "--parent-pid", os.getpid()),
+            ),
+        )
+
+    def _is_ready(self, name: str) -> bool:
         return "ready" in (self.plant.directory / f"{name}.log").read_text(errors="replace")
 
-    def _all_subscribed(self) -> bool:
-        statuses = [read_status(site.state) for site in self.plant.sites]
-        return all(status is not None and status.source == "subscribed" for status in statuses)
-
-    async def learn(self, view: LiveTerminal) -> None:
+    async def learn(self) -> None:
         """Let the machines produce and the factories learn until training closes."""
         options = self.plant.options
-        self.started_wall = time.time()
-        self.links.begin(self.started_wall)
+        self.watch.begin()
         for site in self.plant.sites:
             await _start_production(site.machine_url)
-        moments = [options.stream_s * part / 4 for part in (1, 2, 3, 4)]
+        moments = ",".join(f"{options.stream_s * part / 4:.2f}" for part in (1, 2, 3, 4))
         self.processes.start(
             "baselines",
-            python("shopfloor.baselines", self.plant.directory, "--seed", options.seed)
-            + ["--stream-s", str(options.stream_s)]
-            + ["--moments", ",".join(f"{moment:.2f}" for moment in moments)],
+            python(
+                "shopfloor.baselines",
+                *(self.plant.directory, "--seed", options.seed),
+                *("--stream-s", options.stream_s, "--moments", moments),
+            ),
             ends=True,
         )
-        self.phase = "learning"
-        kills = self._kill_times()
-        while self.t_s < options.learn_s:
-            if kills and self.t_s >= kills[0][0]:
+        self.watch.phase = "learning"
+        kills = kill_times(options.seed, options.kills, options.learn_s, list(self._killable))
+        while self.watch.t_s < options.learn_s:
+            while kills and self.watch.t_s >= kills[0][0]:
                 self._kill(kills.pop(0)[1])
-            await self._show(view)
+            await self._look()
         set_training(self.plant.coordinator_config, "closed")
 
-    async def drain(self, view: LiveTerminal) -> None:
-        """Wait until every update has its outcome and the last average was judged."""
-        self.phase = "draining outboxes"
-        deadline = time.monotonic() + _DRAIN_S
-        while time.monotonic() < deadline:
-            await self._show(view)
-            if self._is_settled() and (self.plant.directory / RESULT).exists():
-                break
-        await self._show(view)
+    def _kill(self, name: str) -> None:
+        process = self._killable[name].process
+        if process is not None and process.poll() is None:
+            process.kill()
+            self.watch.tell(f"kill -9 of {name}")
 
-    def _is_settled(self) -> bool:
-        statuses = [read_status(site.state) for site in self.plant.sites]
-        for status in statuses:
-            if status is None or status.learning != "training is closed":
-                return False
-            if sum(_terminal(status).values()) != status.produced:
-                return False
-        head = self.ledger.heads[-1] if self.ledger.heads else {}
-        return head.get("training") == "closed" and "candidate" not in head
+    async def drain(self) -> None:
+        """Wait until every update has its outcome and the last average was judged.
 
-    # Faults
+        Raises:
+          ChildError: it did not happen in time.
+        """
+        self.watch.phase = "draining outboxes"
+        deadline = time.monotonic() + _DRAIN_LIMIT_S
+        while not self.watch.is_settled():
+            if time.monotonic() > deadline:
+                reason = f"the outboxes did not drain within {_DRAIN_LIMIT_S:g} s; see the logs in "
+                raise ChildError(reason + str(self.plant.directory))
+            await self._look()
+        await self._look()
 
-    def _kill_times(self) -> list[tuple[float, str]]:
-        rng = random.Random(self.plant.options.seed)  # noqa: S311  a schedule, not a secret
-        victims = ["coordinator", *(site.name for site in self.plant.sites)]
-        number, learn_s = self.plant.options.kills, self.plant.options.learn_s
-        times = sorted(rng.uniform(0.15, 0.95) * learn_s for _ in range(number))
-        return [(at, victims[index % len(victims)]) for index, at in enumerate(times)]
-
-    def _kill(self, victim: str) -> None:
-        child = self._coordinator if victim == "coordinator" else self._agents[victim]
-        if child is not None and child.process is not None and child.pid:
-            child.process.kill()
-            name = "the coordinator" if victim == "coordinator" else f"the agent of {victim}"
-            self._tell(f"kill -9 of {name}")
-
-    def _tell(self, text: str) -> None:
-        self.events.append(Event(round(self.t_s, 1), text))
-        self.message = text
-
-    # Watching
-
-    async def _show(self, view: LiveTerminal) -> None:
-        for fact in self.ledger.read_new():
-            if fact["kind"] == "head":
-                self._judge_head(fact)
-        self.links.read_new()
-        self._print_rounds()
-        view.update(self._fleet())
-        await asyncio.sleep(_VIEW_S)
-
-    def _print_rounds(self) -> None:
-        """Repeat the coordinator's evaluation after each synchronous round."""
-        if self.plant.options.strategy != "fedavg":
-            return
-        log = self.plant.directory / "coordinator.log"
-        lines = [line for line in log.read_text().splitlines() if line.startswith("round ")]
-        for line in lines[self._printed :]:
-            self.message = line
-            print(line, flush=True)
-        self._printed = len(lines)
-
-    def _judge_head(self, fact: dict[str, object]) -> None:
-        """Judge every average that a head names, on rows that no agent saw."""
-        for name in ("serve", "candidate"):
-            named = fact.get(name)
-            if not isinstance(named, list) or named[1] in self._judged:
-                continue
-            version, digest = int(named[0]), str(named[1])
-            params = self._params(version, digest)
-            if params is None:
-                continue
-            result = self._judged[digest] = judge(self._model, params, self._held_out)
-            t_s = max(0.0, float(str(fact["wall"])) - self.started_wall) if self.t_s else 0.0
-            point = QualityPoint(t_s, version, result.pr_auc, result.roc_auc, result.per_site)
-            self.quality.append(point)
-
-    def _params(self, version: int, digest: str) -> Params | None:
-        if version == 0:
-            return self._start
-        if not self.ledger.has_model(digest):
-            return None
-        return read_model(self.ledger, digest, self._model.manifest.shapes)
-
-    def _fleet(self) -> FleetView:
-        head = self.ledger.heads[-1] if self.ledger.heads else {}
-        train, serve = _version(head, "train"), _version(head, "serve")
-        options = self.plant.options
-        return FleetView(
-            t_s=self.t_s,
-            total_s=options.learn_s + 15.0,
-            phase=self.phase,
-            sites=[self._site_view(site, train) for site in self.plant.sites],
-            train_version=train,
-            serve_version=serve,
-            updates=self._counts(),
-            pr_auc_history=[point.pr_auc for point in self.quality],
-            message=self.message,
-        )
-
-    def _site_view(self, site: Site, train: int | None) -> SiteView:
-        status = read_status(site.state) or Status(
-            agent=site.agent, site=site.name, federation=FEDERATION, pid=0
-        )
-        base = status.train_version
-        served = [point for point in self.quality if point.version == status.serve_version]
-        return SiteView(
-            site=site.name,
-            rows=status.samples,
-            windows=status.rows,
-            outbox=status.produced - sum(_terminal(status).values()),
-            link_up=not self.links.is_down(site.name),
-            base_version=base,
-            staleness=(train - base) if train is not None and base is not None else 0,
-            served_version=status.serve_version,
-            pr_auc=served[-1].per_site[site.name].pr_auc if served else None,
-            score=status.score,
-            produced=status.produced,
-            folded=status.outcomes.get("folded", 0),
-            note=status.learning if status.learning == "training" else "",
-        )
-
-    def _counts(self) -> UpdateCounts:
-        statuses = [read_status(site.state) for site in self.plant.sites]
-        known = [status for status in statuses if status is not None]
-        outcomes = [_terminal(status) for status in known]
-        return UpdateCounts(
-            produced=sum(status.produced for status in known),
-            **{name: sum(counts[name] for counts in outcomes) for name in _OUTCOMES},
-        )
-
-    # The end
-
-    def record(self) -> RunRecord:
-        """The record of a finished run."""
-        baselines = msgspec.json.decode(
-            (self.plant.directory / RESULT).read_bytes(), type=list[BaselinePoint]
-        )
-        end_s = self.t_s
-        produced = self.produced()
-        store = Store(self.plant.coordinator_state / DATABASE)
-        told = account(set(produced), self.ledger)
-        counts = UpdateCounts(
-            produced=told.produced,
-            **told.by_outcome,
-            duplicates=store.counts()["duplicates"],
-            lost=told.lost,
-        )
-        saved = store.load()
-        versions = saved.version if saved else 0
-        serve = saved.serve.version if saved else 0
-        store.close()
-        self._late_events()
-        shares = {site.name: self.links.down_share(site.name, end_s) for site in self.plant.sites}
-        return RunRecord(
-            seed=self.plant.options.seed,
-            data=self.plant.options.data.name if self.plant.options.data else "generated",
-            strategy=self.plant.options.strategy,
-            wall_s=round(end_s, 2),
-            sites=[self._summary(site, produced, shares[site.name]) for site in self.plant.sites],
-            quality=self.quality,
-            baselines=baselines,
-            outages=self.links.outages(end_s),
-            traffic=self.links.traffic,
-            updates=counts,
-            bytes_per_update=self.ledger.bytes_up / max(1, told.produced),
-            link_down_share=sum(shares.values()) / len(shares),
-            versions=versions,
-            serve_version=serve,
-            events=sorted(self.events, key=lambda event: event.t_s),
-        )
-
-    def produced(self) -> dict[UpdateId, tuple[str, int, int]]:
-        """Every update of every agent, from their outboxes: (status, base version, version)."""
-        produced: dict[UpdateId, tuple[str, int, int]] = {}
-        for site in self.plant.sites:
-            outbox = Outbox(site.state / "outbox.db", 1 << 40)
-            for sequence, status, base, version in outbox.account():
-                produced[(site.agent, outbox.incarnation, sequence)] = (status, base, version)
-            outbox.close()
-        return produced
-
-    def _summary(
-        self, site: Site, produced: dict[UpdateId, tuple[str, int, int]], down_share: float
-    ) -> SiteSummary:
-        own = [value for key, value in produced.items() if key[0] == site.agent]
-        folded = [value for value in own if value[0] == "folded"]
-        stale = [version - 1 - base for _, base, version in folded]
-        return SiteSummary(
-            site=site.name,
-            rows=len(site.train),
-            failures=int(site.train.machine_failure.sum()),
-            held_out_rows=len(site.held_out),
-            held_out_failures=int(site.held_out.machine_failure.sum()),
-            produced=len(own),
-            folded=len(folded),
-            staleness_mean=sum(stale) / len(stale) if stale else None,
-            link_down_share=down_share,
-        )
-
-    def _late_events(self) -> None:
-        """Tell of the updates that an outage held up longest."""
-        ends_s = self.t_s
-        for outage in sorted(self.links.outages(ends_s), key=lambda o: o.down_s - o.up_s)[:3]:
-            length = outage.up_s - outage.down_s
-            text = f"the link of {outage.site} was down for {length:.1f} s"
-            self.events.append(Event(round(outage.down_s, 1), text))
+    async def _look(self) -> None:
+        view = self.watch.look()
+        if self.plant.options.strategy == "fedavg":
+            for line in self.watch.new_rounds():
+                self.watch.message = line
+                print(line, flush=True)
+        self.view.update(view)
+        await asyncio.sleep(_LOOK_S)
 
 
-_OUTCOMES = ("folded", "refused", "void", "dropped")
-
-
-def _terminal(status: Status) -> dict[str, int]:
-    return {name: status.outcomes.get(name, 0) for name in _OUTCOMES}
-
-
-def _version(head: dict[str, object], name: str) -> int | None:
-    named = head.get(name)
-    return int(named[0]) if isinstance(named, list) else None
+def kill_times(seed: int, number: int, learn_s: float, names: list[str]) -> list[tuple[float, str]]:
+    """When to kill whom: `number` moments by the seed, the processes in turn."""
+    rng = random.Random(seed)
+    times = sorted(rng.uniform(0.15, 0.95) * learn_s for _ in range(number))
+    return [(at, names[index % len(names)]) for index, at in enumerate(times)]
 
 
 async def run_demo(plant: Plant) -> RunRecord:
@@ -380,26 +176,25 @@ async def run_demo(plant: Plant) -> RunRecord:
       ChildError: a process of the demo ended or never got ready; all others are stopped.
     """
     processes = Processes(plant.directory)
-    run = Run(
-        plant,
-        processes,
-        Ledger(plant.directory / "witness"),
-        LinkLog(plant.directory / "links.jsonl"),
+    watch = Watch(
+        plant, Ledger(plant.directory / "witness"), LinkLog(plant.directory / "links.jsonl")
     )
     try:
         with LiveTerminal() as view:
+            demo = Demo(plant, processes, watch, view)
             async with asyncio.TaskGroup() as tasks:
-                watch = tasks.create_task(processes.watch(), name="watch")
-                await run.start()
-                await run.learn(view)
-                await run.drain(view)
-                watch.cancel()
+                watching = tasks.create_task(processes.watch(), name="watch processes")
+                await demo.start()
+                await demo.learn()
+                await demo.drain()
+                watching.cancel()
     except* ChildError as group:
         raise group.exceptions[0] from None
     finally:
         processes.stop()
-    run.ledger.read_new()
-    return run.record()
+    watch.look()
+    watch.write_scores()
+    return watch.record()
 
 
 def _answers(port: int) -> bool:
@@ -410,7 +205,9 @@ def _answers(port: int) -> bool:
 
 async def _start_production(url: str) -> None:
     """Call the machine's method StartProduction, as an operator would."""
-    async with Client(url) as client:
+    client = Client(url)
+    client.session_timeout = 60_000
+    async with client:
         index = await client.get_namespace_index(NAMESPACE_URI)
-        machine = client.get_node(ua.NodeId("Machine", index))
-        await machine.call_method(f"{index}:StartProduction")
+        machine = client.get_node(f"ns={index};s=Machine")
+        await machine.call_method(ua.QualifiedName("StartProduction", index))

@@ -15,6 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from wire.errors import SettingsError, WireError
 
 
@@ -56,12 +58,13 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     demo = commands.add_parser(
         "demo",
         help="three factories learn together while their links fail",
-        description="Runs three factories, a broker and a coordinator on this computer: real OPC UA, "
-        "real MQTT, links that are down 30 % of the time. Ends by itself, with a report.",
+        description="Runs three factories, a broker and a coordinator on this computer: real "
+        "OPC UA, real MQTT, links that are down 30 % of the time. Ends by itself, with a report.",
     )
     demo.add_argument("--data", type=Path, help="replay this CSV (AI4I 2020 layout) instead")
     demo.add_argument("--seed", type=int, default=0, help="chooses split, weights and outages")
     demo.add_argument("--strategy", choices=("fedbuff", "fedavg"), default="fedbuff")
+    demo.add_argument("--broker", choices=("auto", "mosquitto", "embedded"), default="auto")
     demo.add_argument("--out", type=Path, help="where report and logs go (default: a new folder)")
     demo.add_argument("--headless", action="store_true", help="plain lines, no live view")
     demo.add_argument("--duration", type=float, default=90.0, help="seconds of learning")
@@ -89,6 +92,7 @@ def _demo(options: argparse.Namespace) -> int:
                 seed=options.seed,
                 data=options.data,
                 strategy=options.strategy,
+                broker=options.broker,
                 stream_s=options.duration / 2,
                 learn_s=options.duration,
                 down_share=options.down_share,
@@ -96,10 +100,11 @@ def _demo(options: argparse.Namespace) -> int:
             ),
         )
         record = asyncio.run(run_demo(plant))
-    except (TableError, ChildError) as error:
+    except (TableError, ChildError, OSError) as error:
         print(f"journeyman demo: {error}", file=sys.stderr)
         return 1
     write_report(record, out)
+    (run / "events.json").write_bytes(msgspec.json.encode(record.events))
     print(verdict(record))
     print(f"Report: {out / 'report.html'}")
     return 0 if record.updates.lost == 0 else 1

@@ -1,27 +1,35 @@
-"""A separate witness: `python -m shopfloor.observer` writes down everything that crosses the broker.
+"""A separate witness, `python -m shopfloor.observer`: writes down what crosses the broker.
 
-It subscribes as nobody's part of the federation, keeps each distinct update, receipt, head and
-content in a ledger (JSON lines) and the bytes beside it, and decides nothing.  `shopfloor/ledger.py`
-reads the ledger; with it a run is checked against a witness that neither agent nor coordinator
-could influence.
+It takes no part in the federation, keeps each distinct update, receipt, head and content in a
+ledger (JSON lines) and the bytes beside it, and decides nothing.  `shopfloor/ledger.py` reads the
+ledger; with it a run is checked against a witness that neither agent nor coordinator could
+influence.
 """
 
 import argparse
 import asyncio
-import json
 import logging
 import sys
 import time
 from pathlib import Path
 
+import msgspec
+
+from shopfloor.ledger import (
+    CONTENTS,
+    FILE,
+    ChunkFact,
+    Fact,
+    HeadFact,
+    ReceiptFact,
+    UpdateFact,
+)
 from shopfloor.lifetime import add_parent_option, run_until_told_to_stop
 from wire.codec import open_envelope, parse_body
 from wire.errors import LinkDownError, MalformedError, WireError
-from wire.messages import Head, Receipts, UpdateHeader
+from wire.messages import Head, Receipts, UpdateHeader, VersionRef
 from wire.mqtt import BrokerSettings, Received, connect
 from wire.topics import Topics
-
-CONTENTS = "contents"
 
 
 class Witness:
@@ -31,8 +39,8 @@ class Witness:
         self._directory = directory
         self._topics = Topics(federation)
         (directory / CONTENTS).mkdir(parents=True, exist_ok=True)
-        self._ledger = (directory / "ledger.jsonl").open("a", encoding="utf-8", buffering=1)
-        self._seen: set[tuple[object, ...]] = set()
+        self._ledger = (directory / FILE).open("ab", buffering=0)
+        self._seen: set[bytes] = set()
 
     def take(self, message: Received) -> None:
         """Write down what a message says."""
@@ -48,52 +56,36 @@ class Witness:
 
     def _on_update(self, message: Received) -> None:
         at = self._topics.parse_update(message.topic)
-        key = [at.agent, at.incarnation, at.sequence]
+        update = (at.agent, at.incarnation, at.sequence)
         if at.chunk is not None:
             name = f"update-{at.agent}-{at.incarnation}-{at.sequence}-{at.chunk}"
             self._keep(name, message.payload)
-            self._write({"kind": "chunk", "update": key, "bytes": len(message.payload)})
+            self._write(ChunkFact(_now(), update, len(message.payload)))
             return
         header = parse_body(open_envelope(message.payload, "update"), UpdateHeader)
-        fact = {
-            "kind": "update",
-            "update": key,
-            "digest": header.content.digest.hex(),
-            "base": header.base_version,
-            "weight": header.weight,
-            "scale": header.scale,
-            "bits": header.bits,
-            "bytes": header.content.size,
-            "header_bytes": len(message.payload),
-            "dropped": header.dropped,
-        }
-        self._write(fact)
+        digest = header.content.digest.hex()
+        size = len(message.payload)
+        self._write(UpdateFact(_now(), update, digest, header.scale, header.bits, size))
 
     def _on_inbox(self, message: Received) -> None:
         agent = message.topic.rpartition("/")[2]
-        for receipt in parse_body(open_envelope(message.payload, "receipts"), Receipts).items:
-            self._once(
-                {
-                    "kind": "receipt",
-                    "update": [agent, receipt.incarnation, receipt.sequence],
-                    "status": receipt.status,
-                    "reason": receipt.reason,
-                    "version": receipt.version,
-                }
-            )
+        for item in parse_body(open_envelope(message.payload, "receipts"), Receipts).items:
+            update = (agent, item.incarnation, item.sequence)
+            self._once(ReceiptFact(_now(), update, item.status, item.reason, item.version))
 
     def _on_head(self, message: Received) -> None:
         head = parse_body(open_envelope(message.payload, "head"), Head)
-        named = {"train": head.train, "serve": head.serve, "candidate": head.candidate}
-        fact: dict[str, object] = {
-            "kind": "head",
-            "sequence": head.sequence,
-            "training": head.training,
-        }
-        for name, version in named.items():
-            if version is not None:
-                fact[name] = [version.version, version.content.digest.hex()]
-        self._once(fact)
+        candidate = None if head.candidate is None else _named(head.candidate)
+        self._once(
+            HeadFact(
+                _now(),
+                head.sequence,
+                head.training,
+                _named(head.train),
+                _named(head.serve),
+                candidate,
+            )
+        )
 
     def _on_content(self, message: Received) -> None:
         _, digest, chunk = message.topic.rsplit("/", 2)
@@ -109,14 +101,22 @@ class Witness:
         elif path.read_bytes() != data:
             (self._directory / CONTENTS / f"{name}.conflict").write_bytes(data)
 
-    def _once(self, fact: dict[str, object]) -> None:
-        key = tuple(repr(value) for value in fact.values())
+    def _once(self, fact: ReceiptFact | HeadFact) -> None:
+        key = msgspec.json.encode(msgspec.structs.replace(fact, wall=0.0))
         if key not in self._seen:
             self._seen.add(key)
             self._write(fact)
 
-    def _write(self, fact: dict[str, object]) -> None:
-        self._ledger.write(json.dumps({"wall": round(time.time(), 3), **fact}) + "\n")
+    def _write(self, fact: Fact) -> None:
+        self._ledger.write(msgspec.json.encode(fact) + b"\n")
+
+
+def _now() -> float:
+    return round(time.time(), 3)
+
+
+def _named(version: VersionRef) -> tuple[int, str]:
+    return version.version, version.content.digest.hex()
 
 
 async def observe(port: int, federation: str, directory: Path) -> None:

@@ -26,7 +26,9 @@ FEDERATION = "demo"
 SITES = ("L", "M", "H")
 HELD_OUT_SHARE = 0.2
 HELD_OUT = "held_out.csv"
-JOB = Path(__file__).resolve().parent.parent / "configs" / "jobs" / "ai4i.toml"
+_HERE = Path(__file__).resolve().parent
+_CONFIGS = _HERE / "configs"  # where a wheel has them; a checkout has them at the top
+JOB = (_CONFIGS if _CONFIGS.exists() else _HERE.parent / "configs") / "jobs" / "ai4i.toml"
 GENERATED_ROWS = 10_000
 
 _NODES = {
@@ -55,6 +57,7 @@ class Options:
     seed: int = 0
     data: Path | None = None
     strategy: str = "fedbuff"
+    broker: str = "auto"
     stream_s: float = 45.0
     learn_s: float = 90.0
     down_share: float = 0.3
@@ -198,7 +201,7 @@ ack_timeout_s = 4
 holdout_share = 0.1
 
 [training]
-pause_s = 0.5
+pause_s = 1.2
 
 [rows]
 trigger = "product_count"
@@ -233,7 +236,7 @@ deadline_s = 12
 
 [server_optimizer]
 name = "sgd"
-learning_rate = {0.7 if options.strategy == "fedbuff" else 1.0}
+learning_rate = {0.5 if options.strategy == "fedbuff" else 1.0}
 
 [average]
 decay = 8
@@ -245,7 +248,7 @@ tolerance = 0.03
 deadline_s = 20
 
 [policy]
-epochs = 8
+epochs = 5
 batch_size = 32
 optimizer = "adam"
 learning_rate = 0.006

@@ -39,7 +39,7 @@ class Child:
     def start(self) -> None:
         """Start it, its output appended to the log."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: S603  our own programs
+            self.process = subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -88,7 +88,7 @@ class Processes:
                 if child.ends and child.process.returncode == 0:
                     continue
                 child.deaths += 1
-                if not child.restarts or child.process.returncode == 2:  # noqa: PLR2004
+                if not child.restarts or child.process.returncode == 2:
                     reason = f"{child.name} ended with status {child.process.returncode}"
                     raise ChildError(f"{reason}; see {child.log}\n{child.last_words()}")
                 await asyncio.sleep(_RESTART_S)

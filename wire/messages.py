@@ -18,6 +18,7 @@ BINS = 256
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 Positive = Annotated[int, msgspec.Meta(ge=1, lt=1 << 53)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=63)]
+Session = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 Text = Annotated[str, msgspec.Meta(max_length=500)]
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 PublicKey = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -81,7 +82,7 @@ class AgentState(Message, frozen=True, kw_only=True):
 
     status: Literal["online", "offline"]
     incarnation: Incarnation
-    session: Count
+    session: Session
     credential: Annotated[bytes, msgspec.Meta(max_length=2000)]
     software: Text = ""
     produced: Count = 0
@@ -91,7 +92,7 @@ class CoordinatorState(Message, frozen=True, kw_only=True):
     """Birth or will of the coordinator; agents send bulk only while it is `online`."""
 
     status: Literal["online", "offline"]
-    session: Count
+    session: Session
 
 
 class Content(Message, frozen=True, kw_only=True):

@@ -6,10 +6,11 @@ ignores the receiver's limits, and what it holds in memory is gone with the proc
 the durable owner of the data (the agent's outbox, the coordinator's store) offers it again.  A
 PUBACK means that the broker has the message, nothing more.
 
-No thread: paho's socket is read and written by the event loop.  A message is acknowledged when the
-consumer takes it, so the broker never has more than its in-flight limit waiting here (mosquitto 20;
-MQTT 5: our Receive Maximum) and PUBACKs still come through while the consumer is busy: it may
-publish from its own loop.  Should a broker know no such limit, a full inbox stops the reading.
+No thread: paho's socket is read and written by the event loop; a full inbox stops the reading, so
+a slow consumer slows the sender through TCP instead of growing memory.  PUBACKs come over the same
+socket: a consumer that answers each message leaves the publishing to another task, or it waits for
+a PUBACK behind the messages that it does not take.  (Acknowledging late instead would not bound
+the inbox: mosquitto 2.0.11 puts 20 more messages in flight for each acknowledged one.)
 """
 
 import asyncio
@@ -33,7 +34,7 @@ from wire.settings import Settings
 WINDOW = 16
 """Publishes without PUBACK at a time; mosquitto's default max_inflight_messages is 20."""
 INBOX = 512
-"""Received messages waiting for the consumer; before that many, a broker should stop by itself."""
+"""Received messages waiting for the consumer before reading stops."""
 _MISC_S = 0.5
 _PROTOCOLS = {"3.1.1": paho.MQTTv311, "5": paho.MQTTv5}
 
@@ -67,14 +68,6 @@ class Received(msgspec.Struct, frozen=True):
     retained: bool
 
 
-class _Arrived(msgspec.Struct, frozen=True):
-    """A message with what its acknowledgment needs."""
-
-    message: Received
-    mid: int
-    qos: int
-
-
 class Will(msgspec.Struct, frozen=True):
     """What the broker publishes, retained, when the connection ends without a goodbye."""
 
@@ -91,7 +84,7 @@ class Link:
         self._window = asyncio.Semaphore(WINDOW)
         self._ack_timeout_s = ack_timeout_s
         self._acks: dict[int, asyncio.Future[None]] = {}
-        self._inbox: asyncio.Queue[_Arrived | None] = asyncio.Queue()
+        self._inbox: asyncio.Queue[Received | None] = asyncio.Queue()
         self._socket: socket.socket | None = None
         self._reading = False
         self._down: str = ""
@@ -133,12 +126,10 @@ class Link:
     async def messages(self) -> AsyncIterator[Received]:
         """Yield messages in order of arrival until the connection ends (`LinkDownError`)."""
         while True:
-            arrived = await self._inbox.get()
-            if arrived is None:
+            message = await self._inbox.get()
+            if message is None:
                 raise LinkDownError(self._down)
-            if not self._down:
-                self._client.ack(arrived.mid, arrived.qos)
-            yield arrived.message
+            yield message
             if not self._reading and self._inbox.qsize() < INBOX // 2:
                 self._resume_reading()
 
@@ -258,8 +249,7 @@ class Link:
         except UnicodeDecodeError:  # [MQTT-1.5.3-1]: close the connection
             self._end("the broker sent a topic that is not UTF-8")
             return
-        received = Received(topic, bytes(message.payload), message.retain)
-        self._inbox.put_nowait(_Arrived(received, message.mid, message.qos))
+        self._inbox.put_nowait(Received(topic, bytes(message.payload), message.retain))
         if self._inbox.qsize() >= INBOX and self._socket is not None:
             self._loop.remove_reader(self._socket)
             self._reading = False
@@ -294,10 +284,7 @@ async def connect(
     client = _client(broker, client_id, will)
     link = Link(client, broker.ack_timeout_s)
     try:
-        properties = _receive_maximum() if broker.protocol == "5" else None
-        await asyncio.to_thread(
-            client.connect, broker.host, broker.port, broker.keepalive_s, properties=properties
-        )
+        await asyncio.to_thread(client.connect, broker.host, broker.port, broker.keepalive_s)
     except (OSError, ValueError) as error:
         reason = f"can not connect to the broker at {broker.host}:{broker.port}: {error}"
         raise LinkDownError(reason) from None
@@ -322,12 +309,6 @@ async def _accepted(link: Link, broker: BrokerSettings) -> None:
         raise LinkDownError(reason) from None
 
 
-def _receive_maximum() -> Properties:
-    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-    properties.ReceiveMaximum = INBOX
-    return properties
-
-
 def _client(broker: BrokerSettings, client_id: str, will: Will | None) -> paho.Client:
     is_v5 = broker.protocol == "5"
     client = paho.Client(
@@ -339,7 +320,6 @@ def _client(broker: BrokerSettings, client_id: str, will: Will | None) -> paho.C
     )
     client.connect_timeout = broker.ack_timeout_s
     client.max_inflight_messages_set(WINDOW + 4)
-    client.manual_ack_set(on=True)
     _set_identity(client, broker)
     if will is not None:
         properties = Properties(PacketTypes.WILLMESSAGE) if is_v5 else None  # type: ignore[no-untyped-call]

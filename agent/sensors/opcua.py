@@ -5,14 +5,15 @@ renumber).  Every MonitoredItem asks for the trigger StatusValueTimestamp (Part 
 7.22.2), so that an unchanged value with a new source timestamp is a sample too.  The source never
 writes to the server.
 
-A node that does not exist is an error that names it; a lost connection is `SourceLostError`, and the
-caller opens the source again.
+A node that does not exist is an error that names it; a lost connection is `SourceLostError`, and
+the caller opens the source again.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+import math
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import msgspec
@@ -24,6 +25,8 @@ from wire.settings import Settings
 
 _QUEUE = 200_000
 _LIVENESS_S = 5.0
+_SESSION_TIMEOUT_MS = 600_000
+_SEVERITY_SHIFT, _BAD = 30, 2  # OPC 10000-4, 7.39: the two highest bits; 3 is reserved
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 logging.getLogger("asyncua").setLevel(logging.WARNING)  # INFO costs 40 % more CPU
 
@@ -59,13 +62,30 @@ class OpcUaSettings(Settings, frozen=True, kw_only=True):
     channel: Annotated[tuple[ChannelSettings, ...], msgspec.Meta(min_length=1, max_length=1000)]
 
 
-async def opcua_samples(settings: OpcUaSettings) -> AsyncIterator[list[Sample]]:
+def node_problem(node: str) -> str:
+    """Say what is wrong with a configured node; empty when nothing is.
+
+    Accepted is the identifier alone, `s=Name`, `i=123`, `g=...` or `b=...` (OPC 10000-6, 5.3.1.10):
+    its namespace is named once for all, by URI, because a server may renumber its indices.
+    """
+    kind, separator, identifier = node.partition("=")
+    if kind not in ("s", "i", "g", "b") or not separator or not identifier:
+        return f"{node!r} is not a node identifier such as 's=Torque' or 'i=1234', without 'ns='"
+    try:
+        ua.NodeId.from_string(f"ns=1;{node}")
+    except (ua.UaError, ValueError) as error:
+        return f"{node!r} is not a node identifier: {error}"
+    return ""
+
+
+async def opcua_samples(settings: OpcUaSettings) -> AsyncGenerator[list[Sample], None]:
     """Yield batches of samples in order of arrival; the first, empty one says 'subscribed'.
 
     Raises:
       SourceLostError: the server can not be reached, refuses a node, or the connection ended.
     """
     client = Client(settings.endpoint, timeout=10, watchdog_intervall=_LIVENESS_S)
+    client.session_timeout = _SESSION_TIMEOUT_MS
     lost = asyncio.Event()
 
     async def on_lost(_error: Exception) -> None:
@@ -79,14 +99,19 @@ async def opcua_samples(settings: OpcUaSettings) -> AsyncIterator[list[Sample]]:
             async for batch in _batches(subscription, channels, lost):
                 yield batch
     except (OSError, TimeoutError, ua.UaError) as error:
-        reason = f"OPC UA {settings.endpoint}: {error or type(error).__name__}"
+        reason = f"OPC UA {settings.endpoint}: {str(error) or type(error).__name__}"
         raise SourceLostError(reason) from error
 
 
 async def _subscribe(
     client: Client, settings: OpcUaSettings
 ) -> tuple[Subscription, dict[ua.NodeId, int]]:
-    index = await client.get_namespace_index(settings.namespace_uri)
+    namespaces = await client.get_namespace_array()
+    if settings.namespace_uri not in namespaces:
+        reason = f"OPC UA {settings.endpoint}: no namespace {settings.namespace_uri!r}; the server "
+        reason += f"has {namespaces}"
+        raise SourceLostError(reason)
+    index = namespaces.index(settings.namespace_uri)
     node_ids = [ua.NodeId.from_string(f"ns={index};{item.node}") for item in settings.channel]
     subscription = await client.create_subscription(
         settings.publishing_interval_ms, queue_maxsize=_QUEUE
@@ -122,7 +147,7 @@ def _monitored_item(
 
 async def _batches(
     subscription: Subscription, channels: dict[ua.NodeId, int], lost: asyncio.Event
-) -> AsyncIterator[list[Sample]]:
+) -> AsyncGenerator[list[Sample], None]:
     while not lost.is_set():
         event = await subscription.next_event(timeout=0.5)
         batch: list[Sample] = []
@@ -144,11 +169,13 @@ def _sample(event: DataChangeEvent, channels: dict[ua.NodeId, int]) -> Sample:
     status = value.StatusCode.value if value.StatusCode is not None else 0
     stamp = value.SourceTimestamp or value.ServerTimestamp or datetime.now(UTC)
     number = event.value
-    if not isinstance(number, bool | int | float):
-        number, status = float("nan"), ua.StatusCodes.BadTypeMismatch
+    if status >> _SEVERITY_SHIFT >= _BAD:
+        number = math.nan
+    elif not isinstance(number, bool | int | float):
+        number, status = math.nan, ua.StatusCodes.BadTypeMismatch
     return Sample(channels[event.node.nodeid], float(number), status, _microseconds(stamp))
 
 
 def _microseconds(stamp: datetime) -> int:
     aware = stamp if stamp.tzinfo is not None else stamp.replace(tzinfo=UTC)
-    return int((aware - _EPOCH).total_seconds() * 1_000_000 + 0.5)
+    return (aware - _EPOCH) // timedelta(microseconds=1)

@@ -16,28 +16,29 @@ from dataclasses import dataclass
 from agent.signals.sample import Sample
 
 CLOCK_STEP_US = 60_000_000
-"""A trigger older than the last row by more than this is a clock that was set, not a late sample."""
+"""A trigger older than the last row by more than this means that a clock was set back."""
 MAX_PENDING = 100_000
 """Samples kept per channel; the oldest go first (and are counted) if a trigger never comes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: `values[i]` belongs to channel i; NaN where the source said Bad."""
+    """One row: `values[i]` belongs to channel i; NaN where the source said Bad or nothing yet."""
 
     source_timestamp_us: int
     values: tuple[float, ...]
 
     @property
     def is_complete(self) -> bool:
-        """Whether every channel has a usable value."""
-        return not any(math.isnan(value) for value in self.values)
+        """Whether every channel has a usable value (a device that divides by zero sends inf)."""
+        return all(math.isfinite(value) for value in self.values)
 
 
 class RowCutter:
     """Cuts rows out of samples that arrive channel by channel.
 
-    Invariant: rows come out in ascending order of source timestamp, each timestamp once.
+    Invariant: rows come out in ascending order of source timestamp, each timestamp once, until
+    the source's clock is set back by more than `CLOCK_STEP_US`.
     """
 
     def __init__(self, channels: int, trigger: int, grace_s: float) -> None:
@@ -49,19 +50,18 @@ class RowCutter:
         self._waiting: deque[tuple[int, float]] = deque(maxlen=MAX_PENDING)
         self._last_us = -1
         self.late = 0
-        """Samples older than the row they belong to: they came after it was cut."""
+        """Samples that came after the row they belong to was cut; the next row can hold them."""
 
     def push(self, samples: Iterable[Sample], now_s: float) -> list[Row]:
         """Take samples that arrived at monotonic time `now_s`; return the rows now complete."""
         for sample in samples:
             self._follow_clock(sample)
-            if sample.source_timestamp_us <= self._last_us:
-                self.late += 1
-                continue
+            is_late = sample.source_timestamp_us <= self._last_us
+            self.late += is_late
             is_usable = sample.is_good or sample.is_uncertain
             held = self._samples[sample.channel]
             held.append((sample.source_timestamp_us, sample.value if is_usable else math.nan))
-            if sample.channel == self._trigger and is_usable:
+            if sample.channel == self._trigger and is_usable and not is_late:
                 self._waiting.append((sample.source_timestamp_us, now_s))
         return self.cut(now_s)
 
@@ -78,6 +78,9 @@ class RowCutter:
         if is_step and sample.channel == self._trigger:
             self._last_us = -1
             self._waiting.clear()
+            for held in self._samples:  # what the other channels sent by the old clock
+                if held and held[-1][0] > sample.source_timestamp_us + CLOCK_STEP_US:
+                    held.clear()
 
     def cut(self, now_s: float) -> list[Row]:
         """Return the rows that are complete at monotonic time `now_s`."""

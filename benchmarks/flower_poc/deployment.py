@@ -43,8 +43,13 @@ class Deployment:
         """Raise `DeploymentError` if a program has ended, with the end of its log."""
         for name, program in self.programs.items():
             if program.poll() is not None:
-                log = (self.folder / f"{name}.log").read_text(errors="replace")
-                raise DeploymentError(f"{name} ended ({program.returncode}): ...{log[-2000:]}")
+                raise DeploymentError(
+                    f"{name} ended ({program.returncode}): ...{self.log_end(name)}"
+                )
+
+    def log_end(self, name: str) -> str:
+        """Return the last 2,000 characters of a program's log."""
+        return (self.folder / f"{name}.log").read_text(errors="replace")[-2000:]
 
     async def submit(self, settings: dict[str, str | int | float]) -> None:
         """Start the app with these settings (`flwr run`)."""

@@ -41,7 +41,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--splits", type=Path, required=True, help="folder of seed{S}.npz")
-    parser.add_argument("--seeds", default="0-9", help="for example 0-9 or 0,3,7")
+    parser.add_argument("--seeds", type=_seeds, default="0-9", help="for example 0-9 or 0,3,7")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--epochs", type=int, default=10, help="of local training in a round")
     parser.add_argument("--batch", type=int, default=32)
@@ -60,10 +60,16 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
+def _seeds(text: str) -> str:
+    parse_seeds(text)  # a ValueError becomes argparse's message
+    return text
+
+
 async def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     this = asyncio.current_task()
-    if this is not None:  # as Ctrl-C does, so that the deployment is stopped
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    if this is not None:  # SIGINT too: a shell starts background jobs with it ignored
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, this.cancel)
     started_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="flower-poc-") as name:
         folder = Path(name)
@@ -98,7 +104,8 @@ async def _followed(
         await asyncio.sleep(_POLL_S)
         deployment.check_alive()
         if time.monotonic() - heard_s > _ROUND_WITHIN_S:
-            raise DeploymentError(f"no round ended within {_ROUND_WITHIN_S:g} s")
+            reason = f"no round ended within {_ROUND_WITHIN_S:g} s"
+            raise DeploymentError(f"{reason}: ...{deployment.log_end('superlink')}")
         for event in _read_events(path)[len(events) :]:
             events.append(event)
             traffic.append((deployment.relay.up_bytes, deployment.relay.down_bytes))

@@ -1,13 +1,21 @@
-"""An OPC UA server that is not asyncua (tests/node_opcua), for tests of the agent's source."""
+"""What tests of the agent share: a federation, a broker, a machine, and a foreign OPC UA server."""
 
+import contextlib
+import getpass
 import selectors
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from agent.config import Identity
+from shopfloor.milling import generate, write_csv
+from tests.agent.federation import Federation, agent_toml, found_federation, read_back
 
 NODE_OPCUA_HZ = 50
 START_DEADLINE_S = 60.0
@@ -60,3 +68,87 @@ def node_opcua_server(
                 server.wait(timeout=10)
             except subprocess.TimeoutExpired:
                 server.kill()
+
+
+@pytest.fixture(scope="session")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    """A federation with one agent, all its keys, and one bundle."""
+    return found_federation(tmp_path_factory.mktemp("federation") / "keys")
+
+
+@pytest.fixture(scope="session")
+def identity(federation: Federation, tmp_path_factory: pytest.TempPathFactory) -> Identity:
+    """The agent's own identity, as it reads it from its configuration file."""
+    path = tmp_path_factory.mktemp("identity") / "agent.toml"
+    path.write_text(agent_toml(federation))
+    return read_back(path)[1]
+
+
+@pytest.fixture
+def broker_port(mosquitto_program: str, tmp_path: Path) -> Iterator[int]:
+    """Port of a mosquitto of this test's own."""
+    port = _free_port()
+    settings = tmp_path / "mosquitto.conf"
+    settings.write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n"
+        f"user {getpass.getuser()}\n"  # as root it would change to one without our files
+    )
+    log = tmp_path / "mosquitto.log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            [mosquitto_program, "-c", str(settings)], stdout=output, stderr=output
+        ) as broker,
+    ):
+        try:
+            _wait_until_listening(port, broker, log)
+            yield port
+        finally:
+            broker.kill()
+
+
+def _wait_until_listening(port: int, broker: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_DEADLINE_S
+    while time.monotonic() < deadline and broker.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    pytest.fail(f"mosquitto does not listen: {log.read_text()[-2000:]}")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A running simulated milling machine, in its own process."""
+
+    endpoint: str
+    process: subprocess.Popen[str]
+
+
+StartMachine = Callable[[], Machine]
+
+
+@pytest.fixture(scope="module")
+def start_machine(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StartMachine]:
+    """Start a machine of shopfloor's that makes 100 products a second; all end with the module."""
+    table = tmp_path_factory.mktemp("machine") / "L.csv"
+    write_csv(generate(20_000, seed=3), table)
+    with contextlib.ExitStack() as running:
+
+        def start() -> Machine:
+            command = [sys.executable, "-m", "shopfloor.machine", "--table", str(table)]
+            command += ["--port", str(_free_port()), "--rows-per-s", "100"]
+            process = running.enter_context(
+                subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, text=True)
+            )
+            running.callback(process.kill)
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line.startswith("ready ")
+            return Machine(line.removeprefix("ready ").strip(), process)
+
+        yield start

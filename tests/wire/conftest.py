@@ -1,6 +1,7 @@
 """A small federation with fixed keys, and real mosquitto brokers on free ports."""
 
 import contextlib
+import getpass
 import socket
 import subprocess
 import time
@@ -102,7 +103,10 @@ def start_broker(mosquitto_program: str, tmp_path: Path) -> Iterator[Callable[[s
             port = _free_port()
             settings = tmp_path / f"mosquitto-{port}.conf"
             settings.write_text(
-                f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n{extra}\n"
+                f"listener {port} 127.0.0.1\n"
+                f"user {getpass.getuser()}\n"  # as root it would change to one without our files
+                f"{extra or 'allow_anonymous true'}\n"
+                "max_queued_messages 0\n"
             )
             log = tmp_path / f"mosquitto-{port}.log"
             output = running.enter_context(log.open("wb"))

@@ -15,6 +15,12 @@ def numbers(database: sqlite3.Connection) -> list[int]:
     return [n for (n,) in database.execute("SELECT n FROM numbers ORDER BY n")]
 
 
+def _insert_and_be_interrupted(database: sqlite3.Connection) -> None:
+    with transaction(database):
+        database.execute("INSERT INTO numbers VALUES (1)")
+        raise KeyboardInterrupt
+
+
 def test_a_committed_transaction_is_there_after_reopening(tmp_path: Path) -> None:
     database = open_database(tmp_path / "a.db", SCHEMA, durable=True)
     with transaction(database):
@@ -25,9 +31,8 @@ def test_a_committed_transaction_is_there_after_reopening(tmp_path: Path) -> Non
 
 def test_a_transaction_that_raises_leaves_nothing_and_the_next_one_works() -> None:
     database = open_database(":memory:", SCHEMA, durable=False)
-    with pytest.raises(KeyboardInterrupt), transaction(database):
-        database.execute("INSERT INTO numbers VALUES (1)")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        _insert_and_be_interrupted(database)
     assert numbers(database) == []
     with transaction(database):
         database.execute("INSERT INTO numbers VALUES (2)")

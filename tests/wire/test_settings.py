@@ -27,7 +27,7 @@ class Source(Settings, frozen=True, kw_only=True):
 
 class File(Settings, frozen=True, kw_only=True):
     source: Source
-    limits: dict[str, int] = {}
+    limits: dict[str, int] = msgspec.field(default_factory=dict)
     note: str = ""
 
 
@@ -100,7 +100,11 @@ def test_every_line_of_the_file_is_found() -> None:
             (11, "source.channel[0].node[0].rate_hz", "Expected `float` > 0.0"),
         ),
         ('name = "speed"', "", (13, "source.channel[1].name", "this key is required")),
-        ('endpoint = "opc.tcp://127.0.0.1:4840"', "", (4, "source.endpoint", "this key is required")),
+        (
+            'endpoint = "opc.tcp://127.0.0.1:4840"',
+            "",
+            (4, "source.endpoint", "this key is required"),
+        ),
         ("a = 1", "a = 1.5", (22, "limits[...]", "Expected `int`, got `float`")),
     ],
 )

@@ -13,9 +13,7 @@ FEDERATION = "plant-net"
 ROOT_KEY, ENROLMENT_KEY, COORDINATOR_KEY, AUTHOR_KEY, AGENT_KEY, STRANGER = (
     PrivateKey(bytes([number] * 32)) for number in (1, 2, 3, 4, 5, 9)
 )
-CREDENTIAL = Credential(
-    agent="press-1", site="plant-a", public_key=AGENT_KEY.public.raw, serial=1
-)
+CREDENTIAL = Credential(agent="press-1", site="plant-a", public_key=AGENT_KEY.public.raw, serial=1)
 
 
 def sealed_charter(charter: Charter, key: PrivateKey = ROOT_KEY, signer: str = ROOT) -> bytes:

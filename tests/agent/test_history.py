@@ -1,0 +1,131 @@
+"""The durable ring of rows."""
+
+import random
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.history import History, is_held_out
+from agent.signals.rows import Row
+
+CHANNELS = ["torque", "failure"]
+WRITER = """
+import sys
+from pathlib import Path
+from agent.history import History
+from agent.signals.rows import Row
+history = History(Path(sys.argv[1]), ["torque", "failure"], 10**6, 0.0)
+at = history.count
+while True:
+    history.append(Row(at + i, (float(at + i), 1.0)) for i in range(5))
+    at += 5
+    print(at, flush=True)
+"""
+
+
+def history_at(path: Path, capacity_rows: int = 1000, share: float = 0.0) -> History:
+    return History(path / "history.db", CHANNELS, capacity_rows, share)
+
+
+def rows(first: int, last: int) -> list[Row]:
+    return [Row(at, (float(at), at % 2)) for at in range(first, last)]
+
+
+def test_a_row_is_kept_once_whatever_is_replayed(tmp_path: Path) -> None:
+    history = history_at(tmp_path)
+    assert history.append(rows(0, 10)) == 10
+    assert history.append([Row(9, (-1.0, 0.0)), *rows(5, 12)]) == 2
+    assert history.count == 12
+    assert history.read(held_out=False).tolist() == [list(row.values) for row in rows(0, 12)]
+
+
+def test_the_ring_forgets_the_oldest_rows_when_it_is_full(tmp_path: Path) -> None:
+    history = history_at(tmp_path, capacity_rows=10)
+    history.append(rows(0, 8))
+    history.append(rows(8, 15))
+    assert history.count == 10
+    assert history.read(held_out=False)[:, 0].tolist() == list(range(5, 15))
+
+
+def test_rows_that_came_out_of_order_are_read_oldest_first(tmp_path: Path) -> None:
+    history = history_at(tmp_path)
+    for row in reversed(rows(0, 20)):
+        history.append([row])
+    assert history.read(held_out=False)[:, 0].tolist() == list(range(20))
+
+
+def test_a_restart_finds_every_row_and_the_same_split(tmp_path: Path) -> None:
+    first = history_at(tmp_path, share=0.2)
+    first.append(rows(0, 500))
+    before = [first.read(held_out=side) for side in (True, False)]
+    first.close()
+    second = history_at(tmp_path, share=0.2)
+    assert second.count == 500
+    for side, held in zip((True, False), before, strict=True):
+        assert np.array_equal(second.read(held_out=side), held)
+    assert second.training_rows() == len(before[1])
+
+
+@pytest.mark.parametrize("step_us", [1, 1000, 1_000_000, 60_000_000])
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_the_held_out_share_is_met_whatever_the_cadence(step_us: int, share: float) -> None:
+    start = 1_700_000_000_000_000
+    held = sum(is_held_out(start + at * step_us, share) for at in range(20_000))
+    assert abs(held / 20_000 - share) < 0.02
+
+
+@given(st.integers(0, 1 << 62), st.floats(0, 0.5))
+def test_a_larger_share_only_adds_held_out_rows(at_us: int, share: float) -> None:
+    assert not is_held_out(at_us, 0.0)
+    if is_held_out(at_us, share):
+        assert is_held_out(at_us, 0.5)
+
+
+def test_reordered_channels_do_not_mix_up_the_past(tmp_path: Path) -> None:
+    history_at(tmp_path).append([Row(1, (40.0, 1.0))])
+    turned = History(tmp_path / "history.db", ["failure", "torque"], 1000, 0.0)
+    turned.append([Row(2, (0.0, 50.0))])
+    assert turned.read(held_out=False).tolist() == [[1.0, 40.0], [0.0, 50.0]]
+
+
+def test_rows_without_one_of_todays_channels_are_left_out(tmp_path: Path) -> None:
+    history_at(tmp_path).append(rows(0, 5))
+    wider = History(tmp_path / "history.db", [*CHANNELS, "speed"], 1000, 0.0)
+    wider.append([Row(100, (1.0, 2.0, 3.0))])
+    assert wider.read(held_out=False).tolist() == [[1.0, 2.0, 3.0]]
+    assert wider.training_rows() == 1
+    narrow = History(tmp_path / "history.db", ["torque"], 1000, 0.0)
+    assert narrow.read(held_out=False)[:, 0].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 1.0]
+
+
+def test_a_kill_while_appending_loses_at_most_the_open_transaction(
+    tmp_path: Path, repository: Path
+) -> None:
+    path = tmp_path / "history.db"
+    rng = random.Random(5)
+    promised = 0
+    for _ in range(4):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)],
+            cwd=repository,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as writer:
+            assert writer.stdout is not None
+            for _ in range(rng.randrange(3, 40)):
+                promised = int(writer.stdout.readline())
+            writer.kill()
+            promised = max([promised, *map(int, writer.stdout.read().split())])
+        with sqlite3.connect(path) as database:
+            assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        database.close()
+        history = History(path, CHANNELS, 10**6, 0.0)
+        assert history.count in (promised, promised + 5)
+        assert history.read(held_out=False)[:, 0].tolist() == list(range(history.count))
+        history.close()

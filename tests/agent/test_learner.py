@@ -1,0 +1,275 @@
+"""When an agent trains, and what one training puts into the outbox."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import agent.learner
+from agent.adoption import Adopted, Adoption
+from agent.config import Identity
+from agent.history import History
+from agent.learner import (
+    Learner,
+    Operator,
+    PolicyError,
+    Trained,
+    make_update,
+    plan_for,
+    reason_to_wait,
+)
+from agent.learning.worker import TrainingProcess
+from agent.models import Models
+from agent.outbox import Outbox
+from agent.signals.rows import Row
+from agent.status import Status
+from tests.agent.federation import AGENT, CHANNELS, FEDERATION, POLICY, SITE, Federation, feed
+from wire.chunks import Assembly, split
+from wire.codec import Counter, unseal
+from wire.messages import Policy, UpdateHeader
+from wire.tensors import flatten, read_integers, unflatten
+
+
+def adopted(federation: Federation, **more: object) -> Adopted:
+    adoption = Adoption(Models(":memory:"), federation.trust, CHANNELS)
+    feed(adoption, federation.publish(1, **more))  # type: ignore[arg-type]
+    assert adoption.current is not None
+    return adoption.current
+
+
+def policy(**changes: object) -> Policy:
+    return msgspec.structs.replace(POLICY, **changes)
+
+
+def header_of(outbox: Outbox, sequence: int, identity: Identity) -> UpdateHeader:
+    offer = outbox.offer(sequence)
+    assert offer is not None
+    header, _ = unseal(
+        offer.header, UpdateHeader, federation=FEDERATION, signer=AGENT, key=identity.key.public
+    )
+    return header
+
+
+def test_training_starts_when_nothing_speaks_against_it(federation: Federation) -> None:
+    assert reason_to_wait(adopted(federation), 64, 0, Operator()) == ""
+
+
+def test_each_reason_to_wait_is_said(federation: Federation) -> None:
+    usual = adopted(federation, version=3)
+    closed = adopted(federation, training="closed")
+    twice = adopted(federation, policy=policy(updates_per_version=2))
+    assert reason_to_wait(None, 1000, 0, Operator()) == "waiting for a model"
+    assert reason_to_wait(closed, 1000, 0, Operator()) == "training is closed"
+    assert reason_to_wait(usual, 1000, 0, Operator(paused=True)) == "paused by command"
+    assert reason_to_wait(usual, 63, 0, Operator()) == "waiting for rows (63 of 64)"
+    assert reason_to_wait(usual, 64, 1, Operator()) == "waiting for a version after 3"
+    assert reason_to_wait(twice, 64, 1, Operator()) == ""
+    assert reason_to_wait(twice, 64, 2, Operator()) == "waiting for a version after 0"
+
+
+def test_the_seed_differs_by_agent_and_version_and_nothing_else() -> None:
+    seeds = {
+        plan_for(POLICY, name, version).seed for name in ("gw-1", "gw-2") for version in range(20)
+    }
+    assert len(seeds) == 40
+    assert plan_for(POLICY, "gw-1", 7) == plan_for(POLICY, "gw-1", 7)
+
+
+def test_the_plan_is_the_heads_policy() -> None:
+    plan = plan_for(policy(epochs=3, proximal=0.5, average_tail=0.25, optimizer="sgd"), "gw", 1)
+    assert (plan.epochs, plan.proximal, plan.average_tail, plan.optimizer) == (3, 0.5, 0.25, "sgd")
+    assert plan.batch_size == POLICY.batch_size
+    assert plan.learning_rate == POLICY.learning_rate
+
+
+def test_a_policy_that_nobody_can_follow_is_named() -> None:
+    with pytest.raises(PolicyError, match="learning_rate"):
+        plan_for(policy(learning_rate=0.0), "gw", 1)
+
+
+@given(st.floats(1e-6, 3.0), st.integers(0, 2**32 - 1))
+def test_an_update_is_trained_minus_base_within_one_step_of_the_scale(
+    federation: Federation, identity: Identity, size: float, seed: int
+) -> None:
+    base = adopted(federation, version=4)
+    shapes = base.model.manifest.shapes
+    start = flatten(base.train)
+    direction = np.random.default_rng(seed).standard_normal(len(start))
+    delta = direction * (size / np.linalg.norm(direction))
+    trained = Trained(unflatten(start + delta, shapes), 500)
+    outbox = Outbox(":memory:", 1 << 30)
+    sequence = make_update(base, trained, identity, outbox, Counter(1))
+    offer = outbox.offer(sequence)
+    assert offer is not None
+    assert offer.content is not None
+    header = header_of(outbox, sequence, identity)
+    steps = read_integers(offer.content, 8, len(start))
+    inside = np.abs(delta) < 126 * POLICY.scale
+    error = np.abs(steps * header.scale - delta)[inside]
+    assert np.all(error < POLICY.scale * 1.01)
+    assert header.saturated <= np.count_nonzero(~inside)
+    outbox.close()
+
+
+def test_the_header_names_base_content_and_a_capped_weight(
+    federation: Federation, identity: Identity
+) -> None:
+    base = adopted(federation, version=4, policy=policy(weight_cap=300))
+    outbox = Outbox(":memory:", 1 << 30)
+    sequence = make_update(base, Trained(base.train, 500), identity, outbox, Counter(1))
+    header = header_of(outbox, sequence, identity)
+    offer = outbox.offer(sequence)
+    assert offer is not None
+    assert offer.content is not None
+    assembly = Assembly(header.content)
+    for at, chunk in enumerate(split(offer.content)):
+        assembly.add(at, chunk)
+    assert assembly.join() == offer.content
+    assert (header.incarnation, header.sequence) == (outbox.incarnation, 1)
+    assert (header.base_version, header.base_digest) == (4, base.head.train.content.digest)
+    assert (header.examples, header.weight, header.dropped) == (500, 300, "")
+
+
+def test_a_long_delta_is_clipped_to_the_policys_norm(
+    federation: Federation, identity: Identity
+) -> None:
+    base = adopted(federation, policy=policy(clip_norm=0.5, scale=0.001, bits=16))
+    start = flatten(base.train)
+    far = unflatten(start + 10.0, base.model.manifest.shapes)
+    outbox = Outbox(":memory:", 1 << 30)
+    offer = outbox.offer(make_update(base, Trained(far, 100), identity, outbox, Counter(1)))
+    assert offer is not None
+    assert offer.content is not None
+    delta = read_integers(offer.content, 16, len(start)) * 0.001
+    assert abs(float(np.linalg.norm(delta)) - 0.5) < 0.001 * len(start) ** 0.5
+    assert np.all(delta >= 0.0)
+
+
+@dataclass
+class Site:
+    """A learner with a real training process and rows to learn from."""
+
+    learner: Learner
+    adoption: Adoption
+    history: History
+    outbox: Outbox
+    status: Status
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not holds():
+                await asyncio.sleep(0.02)
+
+
+def failing_rows(number: int, start: int = 0) -> list[Row]:
+    """Products whose failure depends on torque."""
+    rng = np.random.default_rng(start)
+    rows = []
+    for at in range(start, start + number):
+        torque = float(rng.normal(40, 10))
+        values = (300.0, 310.0, 1500.0, torque, 100.0, float(torque > 50), float(at))
+        rows.append(Row(at, values))
+    return rows
+
+
+def learning(
+    federation: Federation,
+    identity: Identity,
+    directory: Path,
+    scenario: Callable[[Site], Awaitable[None]],
+    quota_bytes: int = 1 << 30,
+) -> None:
+    """Run a scenario beside a learner's task."""
+
+    async def run() -> None:
+        history = History(directory / "history.db", CHANNELS, 10_000, 0.1)
+        outbox = Outbox(directory / "outbox.db", quota_bytes)
+        adoption = Adoption(Models(directory / "models.db"), federation.trust, CHANNELS)
+        status = Status(agent=AGENT, site=SITE, federation=FEDERATION, pid=1)
+        async with TrainingProcess(idle_s=60.0) as process:
+            learner = Learner(
+                adoption,
+                history,
+                outbox,
+                process,
+                identity,
+                Counter(outbox.next_session()),
+                Operator(),
+                status,
+                0.0,
+                asyncio.Event(),
+            )
+            task = asyncio.create_task(learner.run())
+            try:
+                await scenario(Site(learner, adoption, history, outbox, status))
+                assert not task.done(), "the learner's task ended"
+            finally:
+                task.cancel()
+                await asyncio.wait([task])
+
+    asyncio.run(run())
+
+
+def test_one_update_is_made_from_each_version_and_says_what_it_saw(
+    federation: Federation, identity: Identity, tmp_path: Path
+) -> None:
+    async def scenario(site: Site) -> None:
+        await site.until(lambda: site.status.learning == "waiting for a model")
+        feed(site.adoption, federation.publish(1))
+        await site.until(lambda: site.status.learning == "waiting for rows (0 of 64)")
+        site.history.append(failing_rows(400))
+        await site.until(lambda: site.status.learning == "waiting for a version after 0")
+        assert site.outbox.produced == 1
+        header = header_of(site.outbox, 1, identity)
+        assert header.examples == site.history.training_rows() < 400
+        feed(site.adoption, federation.publish(2, version=1, train=federation.moved(0.01)))
+        await site.until(lambda: site.outbox.produced == 2)
+        assert header_of(site.outbox, 2, identity).base_version == 1
+
+    learning(federation, identity, tmp_path, scenario)
+
+
+def test_a_failed_training_is_shown_and_does_not_end_the_task(
+    federation: Federation, identity: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent.learner, "_AFTER_FAILURE_S", 0.2)
+
+    async def scenario(site: Site) -> None:
+        site.history.append(failing_rows(200))
+        diverging = policy(learning_rate=1e12, optimizer="sgd", epochs=5)
+        feed(site.adoption, federation.publish(1, policy=diverging))
+        await site.until(lambda: site.status.learning.startswith("training failed: Training"))
+        feed(site.adoption, federation.publish(2, policy=policy(learning_rate=0.0)))
+        await site.until(lambda: "learning_rate" in site.status.learning)
+        assert site.outbox.produced == 0
+        feed(site.adoption, federation.publish(3))
+        await site.until(lambda: site.outbox.produced == 1)
+
+    learning(federation, identity, tmp_path, scenario)
+
+
+def test_an_update_over_the_quota_ends_as_a_tombstone_of_the_same_content(
+    federation: Federation, identity: Identity, tmp_path: Path
+) -> None:
+    async def scenario(site: Site) -> None:
+        site.history.append(failing_rows(100))
+        feed(site.adoption, federation.publish(1, policy=policy(updates_per_version=3)))
+        await site.until(lambda: site.status.learning == "waiting for a version after 0")
+        offers = [site.outbox.offer(at) for at in (1, 2, 3)]
+        headers = [header_of(site.outbox, at, identity) for at in (1, 2, 3)]
+        assert [header.dropped for header in headers] == ["quota", "quota", ""]
+        assert [offer is not None and offer.content is not None for offer in offers] == [
+            False,
+            False,
+            True,
+        ]
+        assert headers[0].content.size == headers[2].content.size
+        assert [header.sequence for header in headers] == [1, 2, 3]
+
+    learning(federation, identity, tmp_path, scenario, quota_bytes=700)

@@ -1,0 +1,315 @@
+"""The MQTT link against a real mosquitto, in both protocols."""
+
+import asyncio
+import random
+import socket
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from wire.errors import LinkDownError, SettingsError
+from wire.mqtt import INBOX, WINDOW, BrokerSettings, Link, Received, Will, backoff, connect
+
+Protocol = Literal["3.1.1", "5"]
+both_protocols = pytest.mark.parametrize("protocol", ["3.1.1", "5"])
+StartBroker = Callable[..., Any]
+
+
+def settings(port: int, protocol: Protocol = "3.1.1", **more: Any) -> BrokerSettings:
+    return BrokerSettings(port=port, protocol=protocol, **more)
+
+
+async def taken(link: Link, number: int) -> list[Received]:
+    messages: list[Received] = []
+    async for message in link.messages():
+        messages.append(message)
+        if len(messages) == number:
+            break
+    return messages
+
+
+async def publish_all(link: Link, topic: str, payloads: list[bytes]) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for payload in payloads:
+            tasks.create_task(link.publish(topic, payload))
+
+
+@both_protocols
+def test_two_thousand_messages_arrive_once_and_in_order(
+    start_broker: StartBroker, protocol: Protocol
+) -> None:
+    broker = settings(start_broker().port, protocol)
+    payloads = [number.to_bytes(2, "big") for number in range(2000)]
+
+    async def scenario() -> list[bytes]:
+        async with connect(broker, "reader") as reader, connect(broker, "writer") as writer:
+            await reader.subscribe(["numbers/+"])
+            reading = asyncio.create_task(taken(reader, len(payloads)))
+            await publish_all(writer, "numbers/all", payloads)
+            return [message.payload for message in await reading]
+
+    assert asyncio.run(scenario()) == payloads
+
+
+@both_protocols
+def test_a_large_message_arrives_whole(start_broker: StartBroker, protocol: Protocol) -> None:
+    broker = settings(start_broker().port, protocol)
+    payload = random.Random(1).randbytes(3_000_000)
+
+    async def scenario() -> Received:
+        async with connect(broker, "both") as link:
+            await link.subscribe(["a"])
+            await link.publish("a", payload)
+            return (await taken(link, 1))[0]
+
+    assert asyncio.run(scenario()) == Received("a", payload, retained=False)
+
+
+@both_protocols
+def test_a_retained_message_is_marked_for_who_comes_later(
+    start_broker: StartBroker, protocol: Protocol
+) -> None:
+    broker = settings(start_broker().port, protocol)
+
+    async def scenario() -> list[Received]:
+        async with connect(broker, "writer") as writer, connect(broker, "reader") as reader:
+            await writer.publish("a", b"kept", retain=True)
+            await reader.subscribe(["a"])
+            first = await taken(reader, 1)
+            await writer.publish("a", b"live")
+            return first + await taken(reader, 1)
+
+    assert asyncio.run(scenario()) == [
+        Received("a", b"kept", retained=True),
+        Received("a", b"live", retained=False),
+    ]
+
+
+async def said_after(
+    broker: BrokerSettings, end: Callable[[Link], None] | None
+) -> tuple[list[bytes], list[Received]]:
+    """What an observer hears, and what is retained, after a link with a will ended by `end`."""
+    async with connect(broker, "observer") as observer:
+        await observer.subscribe(["state", "done"])
+        async with connect(broker, "program", Will("state", b"offline")) as link:
+            await link.publish("state", b"online", retain=True)
+            if end is not None:
+                end(link)
+        if end is None or end is Link.abort:
+            heard = [message.payload for message in await taken(observer, 2)]
+        else:
+            # The broker handles the goodbye before this later connection's message.
+            async with connect(broker, "later") as later:
+                await later.publish("done", b"done")
+            heard = [message.payload for message in await taken(observer, 2)]
+    async with connect(broker, "afterwards") as afterwards:
+        await afterwards.subscribe(["state"])
+        return heard, await taken(afterwards, 1)
+
+
+@both_protocols
+@pytest.mark.parametrize("end", [None, Link.abort])
+def test_the_will_is_published_when_a_link_drops_or_its_program_ends(
+    start_broker: StartBroker, protocol: Protocol, end: Callable[[Link], None] | None
+) -> None:
+    heard, kept = asyncio.run(said_after(settings(start_broker().port, protocol), end))
+    assert heard == [b"online", b"offline"]
+    assert kept == [Received("state", b"offline", retained=True)]
+
+
+@both_protocols
+def test_no_will_is_published_after_a_goodbye(
+    start_broker: StartBroker, protocol: Protocol
+) -> None:
+    heard, kept = asyncio.run(said_after(settings(start_broker().port, protocol), Link.close))
+    assert heard == [b"online", b"done"]
+    assert kept == [Received("state", b"online", retained=True)]
+
+
+@both_protocols
+def test_everything_pending_ends_when_the_broker_is_killed(
+    start_broker: StartBroker, protocol: Protocol
+) -> None:
+    process = start_broker()
+
+    async def scenario() -> list[BaseException | None]:
+        async with connect(settings(process.port, protocol), "writer") as link:
+            await link.subscribe(["nothing"])
+            publishing = [
+                asyncio.create_task(link.publish("a", bytes(200_000))) for _ in range(4 * WINDOW)
+            ]
+            listening = asyncio.create_task(taken(link, 1))
+            await publishing[0]
+            process.kill()
+            ended = await asyncio.gather(*publishing, listening, return_exceptions=True)
+            with pytest.raises(LinkDownError):
+                await link.publish("a", b"too late")
+            with pytest.raises(LinkDownError):
+                await link.subscribe(["a"])
+            return [each for each in ended if isinstance(each, BaseException)]
+
+    failures = asyncio.run(asyncio.wait_for(scenario(), 15))
+    assert len(failures) > WINDOW
+    assert {type(failure) for failure in failures} == {LinkDownError}
+
+
+def test_a_broker_that_stops_answering_ends_the_link(start_broker: StartBroker) -> None:
+    process = start_broker()
+
+    async def scenario() -> None:
+        async with connect(settings(process.port, ack_timeout_s=1.0), "writer") as link:
+            process.process.send_signal(19)  # SIGSTOP: alive for TCP, dead for MQTT
+            with pytest.raises(LinkDownError, match="no acknowledgment within 1 s"):
+                await link.publish("a", b"anybody?")
+
+    asyncio.run(scenario())
+
+
+@both_protocols
+def test_a_slow_consumer_loses_nothing_and_holds_little(
+    start_broker: StartBroker, protocol: Protocol
+) -> None:
+    broker = settings(start_broker().port, protocol)
+    payloads = [number.to_bytes(2, "big") + bytes(1000) for number in range(3 * INBOX)]
+
+    async def scenario() -> tuple[list[bytes], int]:
+        async with connect(broker, "reader") as reader, connect(broker, "writer") as writer:
+            await reader.subscribe(["a"])
+            await publish_all(writer, "a", payloads)  # the consumer does not take any meanwhile
+            most, received = reader.waiting, []
+            async for message in reader.messages():
+                most = max(most, reader.waiting)
+                received.append(message.payload)
+                if len(received) == len(payloads):
+                    return received, most
+                if len(received) % 100 == 0:
+                    await asyncio.sleep(0.001)
+            raise AssertionError
+
+    received, most = asyncio.run(scenario())
+    assert received == payloads
+    assert INBOX <= most < INBOX + 2 * WINDOW
+
+
+@both_protocols
+def test_answers_of_another_task_get_through_while_more_than_the_inbox_is_on_the_way(
+    start_broker: StartBroker, protocol: Protocol
+) -> None:
+    broker = settings(start_broker().port, protocol, ack_timeout_s=5.0)
+    number = 4 * INBOX
+
+    async def answer(link: Link, questions: asyncio.Queue[bytes]) -> int:
+        answered = 0
+        while answered < number:
+            await link.publish("out", await questions.get())
+            answered += 1
+        return answered
+
+    async def scenario() -> int:
+        async with connect(broker, "reader") as reader, connect(broker, "writer") as writer:
+            await reader.subscribe(["in"])
+            await publish_all(writer, "in", [b"x"] * number)
+            questions: asyncio.Queue[bytes] = asyncio.Queue()
+            answering = asyncio.create_task(answer(reader, questions))
+            received = 0
+            async for message in reader.messages():
+                questions.put_nowait(message.payload)
+                received += 1
+                if received == number:
+                    break
+            return await answering
+
+    assert asyncio.run(scenario()) == number
+
+
+def test_a_message_that_the_broker_refuses_is_an_error(
+    start_broker: StartBroker, tmp_path: Path
+) -> None:
+    access = tmp_path / "acl"
+    access.write_text("topic write mine/#\n")
+    access.chmod(0o644)
+    broker = settings(start_broker(f"allow_anonymous true\nacl_file {access}").port, "5")
+
+    async def scenario() -> None:
+        async with connect(broker, "writer") as link:
+            await link.publish("mine/a", b"allowed")
+            with pytest.raises(LinkDownError, match=r"refused.*[Nn]ot authorized"):
+                await link.publish("others/a", b"not allowed")
+
+    asyncio.run(scenario())
+
+
+def test_a_broker_that_is_not_there_is_named(start_broker: StartBroker) -> None:
+    process = start_broker()
+    process.kill()
+
+    async def scenario() -> None:
+        async with connect(settings(process.port), "writer"):
+            pass
+
+    with pytest.raises(LinkDownError, match=f"127.0.0.1:{process.port}"):
+        asyncio.run(scenario())
+
+
+def test_a_refused_login_is_a_link_that_is_down(start_broker: StartBroker, tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    users.write_text("")
+    password = tmp_path / "password"
+    password.write_text("secret\n")
+    process = start_broker(f"password_file {users}")
+
+    async def scenario() -> None:
+        login = settings(process.port, username="press-1", password_file=str(password))
+        async with connect(login, "writer"):
+            pass
+
+    with pytest.raises(LinkDownError, match="refused the connection"):
+        asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"username": "a", "password_file": "/nothing"}, {"ca_file": "/nothing"}]
+)
+def test_a_wrong_file_is_the_users_error_and_not_a_dead_link(wrong: dict[str, Any]) -> None:
+    async def scenario() -> None:
+        async with connect(settings(1, **wrong), "writer"):
+            pass
+
+    with pytest.raises(SettingsError, match="/nothing"):
+        asyncio.run(scenario())
+
+
+def test_something_that_listens_but_is_no_broker_is_given_up() -> None:
+    async def scenario() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+            async with connect(settings(port, ack_timeout_s=1.0), "writer"):
+                pass
+
+    with pytest.raises(LinkDownError, match="did not answer"):
+        asyncio.run(scenario())
+
+
+def test_an_error_of_the_program_is_not_mistaken_for_the_brokers(
+    start_broker: StartBroker,
+) -> None:
+    process = start_broker()
+
+    async def scenario() -> None:
+        async with connect(settings(process.port), "writer"):
+            raise TimeoutError("the program's own")
+
+    with pytest.raises(TimeoutError, match="the program's own"):
+        asyncio.run(scenario())
+
+
+def test_waiting_times_double_with_jitter_up_to_the_longest() -> None:
+    waits = list(islice(backoff(0.5, 30.0, random.Random(1)), 200))
+    assert all(0.25 <= wait <= 30.0 for wait in waits)
+    assert waits[0] <= 0.5
+    assert max(waits[:3]) <= 2.0
+    assert max(waits[20:]) > 20.0
+    assert len(set(waits)) == len(waits)
