@@ -54,14 +54,23 @@ def _parser() -> argparse.ArgumentParser:
 def _run(config: Path) -> int:
     try:
         asyncio.run(run(config))
-    except BaseExceptionGroup as group:  # of the task group; a wrong setting needs no traceback
-        wrong = group.subgroup(SettingsError)
-        while wrong is not None and isinstance(wrong.exceptions[0], BaseExceptionGroup):
-            wrong = wrong.exceptions[0]
-        if wrong is not None:
-            raise wrong.exceptions[0] from None
-        raise
+    except ExceptionGroup as group:  # what ended the task group
+        wrong = _first_settings_error(group)
+        if wrong is None:
+            raise
+        raise wrong from None
     return 0
+
+
+def _first_settings_error(group: ExceptionGroup) -> SettingsError | None:
+    """Find what needs a sentence instead of a traceback."""
+    for error in group.exceptions:
+        if isinstance(error, SettingsError):
+            return error
+        found = _first_settings_error(error) if isinstance(error, ExceptionGroup) else None
+        if found is not None:
+            return found
+    return None
 
 
 def _check(config: Path) -> int:

@@ -67,7 +67,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.poc", description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA, help="the AI4I 2020 table")
     parser.add_argument("--seeds", default="0-9", help="such as 0-9 or 0,3")
-    parser.add_argument("--duration", type=float, default=90.0, help="seconds of learning a seed")
+    parser.add_argument("--duration", type=float, default=100.0, help="seconds of learning a seed")
     parser.add_argument("--rounds", type=int, default=30, help="Flower's rounds")
     parser.add_argument("--no-flower", action="store_true", help="without the peer")
     parser.add_argument("--reduced", action="store_true", help="two seeds: correctness, no verdict")

@@ -93,12 +93,20 @@ async def run(config: Path, strategy: Literal["fedbuff", "fedavg"] | None = None
         named = msgspec.structs.replace(settings.strategy, name=strategy)
         settings = msgspec.structs.replace(settings, strategy=named)
     coordinator = Coordinator(settings, read_identity(config, settings))
-    task = asyncio.current_task()
-    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel if task else loop.stop)
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    running = asyncio.create_task(coordinator.run(), name="coordinator")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    while not running.done():
+        # Again and again: `asyncio.wait_for` of Python 3.11 loses a cancellation that comes in
+        # the same turn as its result (python/cpython, issue 86296).
+        running.cancel()
+        await asyncio.wait({running}, timeout=0.5)
     with contextlib.suppress(asyncio.CancelledError):
-        await coordinator.run()
+        await running
 
 
 def set_training(config: Path, training: str) -> None:

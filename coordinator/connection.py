@@ -21,12 +21,13 @@ from coordinator.ingest import BUDGET_BYTES, Ingest, Update
 from coordinator.store import KnownAgent, Store
 from coordinator.strategy import Rejected
 from wire.chunks import split
-from wire.codec import Counter, Opened, open_envelope, parse_body, seal
+from wire.codec import Counter, Opened, ReplayGuard, open_envelope, parse_body, seal
 from wire.errors import LinkDownError, MalformedError, SignatureError, WireError
 from wire.messages import (
     AgentState,
     Command,
     CoordinatorState,
+    Credential,
     Receipt,
     Receipts,
     Report,
@@ -61,6 +62,7 @@ class Connection:
         self.ingest = Ingest(max(BUDGET_BYTES, 4 * self.federation.update_bytes))
         self._topics = Topics(self.identity.trust.federation)
         self._counter = Counter(self.boot)
+        self._guards: dict[str, tuple[tuple[str, int], ReplayGuard]] = {}
         self._outgoing: asyncio.Queue[list[tuple[str, Receipt]]] = asyncio.Queue(_OUTGOING)
         self._head_moved = asyncio.Event()
         self.is_up = False
@@ -166,9 +168,19 @@ class Connection:
         agent = self._topics.agent_of(topic, "report")
         opened = open_envelope(payload, "report")
         known = self._verify_agent(opened, agent)
+        self._guard_of(known).accept(opened.counter, f"report from {agent}")
         report = parse_body(opened, Report)
         self._after(self.federation.on_report(agent, known.site, report, now_s))
         self.evaluations.print_new(self.federation)
+
+    def _guard_of(self, known: KnownAgent) -> ReplayGuard:
+        """What an agent's earlier connection said is a replay by now."""
+        connection = (known.incarnation, known.session)
+        held, guard = self._guards.get(known.agent, (("", 0), ReplayGuard()))
+        if held != connection:
+            guard = ReplayGuard((known.session << 32) - 1)
+            self._guards[known.agent] = connection, guard
+        return guard
 
     def _on_agent_state(self, topic: str, payload: bytes) -> None:
         agent = self._topics.agent_of(topic, "state")
@@ -183,9 +195,7 @@ class Connection:
         if known is not None and credential.serial < known.serial:
             reason = f"credential {credential.serial} of {agent} was replaced by {known.serial}"
             raise SignatureError(reason)
-        # A will is signed before its connection's birth: sessions count here, not counters.
-        is_same = known is not None and known.incarnation == state.incarnation
-        if known is not None and is_same and state.session < known.session:
+        if known is not None and _is_earlier(state, credential, known):
             return  # the will of an earlier connection, or a replay
         born = KnownAgent(
             agent=agent,
@@ -272,3 +282,13 @@ class Connection:
             now_s = time.monotonic()
             self._send(self.ingest.ask(now_s))
             self._after(self.federation.tick(now_s))
+
+
+def _is_earlier(state: AgentState, credential: Credential, known: KnownAgent) -> bool:
+    """Whether a birth or will is of an earlier connection than the last one seen.
+
+    A will is signed before its connection's birth, so sessions are compared and not counters; they
+    grow within an incarnation, and a new credential is new whatever its session.
+    """
+    same = (credential.serial, state.incarnation) == (known.serial, known.incarnation)
+    return same and state.session < known.session

@@ -67,7 +67,7 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     demo.add_argument("--broker", choices=("auto", "mosquitto", "embedded"), default="auto")
     demo.add_argument("--out", type=Path, help="where report and logs go (default: a new folder)")
     demo.add_argument("--headless", action="store_true", help="plain lines, no live view")
-    demo.add_argument("--duration", type=float, default=90.0, help="seconds of learning")
+    demo.add_argument("--duration", type=float, default=100.0, help="seconds of learning")
     demo.add_argument("--down-share", type=float, default=0.3, help="how long links are down, 0..1")
     demo.add_argument(
         "--kills", type=int, default=0, help="kill -9 coordinator and agents so often"
@@ -78,7 +78,7 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 def _demo(options: argparse.Namespace) -> int:
     from shopfloor.demo import run_demo  # noqa: PLC0415  matplotlib and asyncua take a second
     from shopfloor.milling import TableError  # noqa: PLC0415
-    from shopfloor.plant import Options, lay_out  # noqa: PLC0415
+    from shopfloor.plant import STREAM_SHARE, Options, lay_out  # noqa: PLC0415
     from shopfloor.processes import ChildError  # noqa: PLC0415
     from shopfloor.report import verdict, write_report  # noqa: PLC0415
 
@@ -93,7 +93,7 @@ def _demo(options: argparse.Namespace) -> int:
                 data=options.data,
                 strategy=options.strategy,
                 broker=options.broker,
-                stream_s=options.duration / 2,
+                stream_s=STREAM_SHARE * options.duration,
                 learn_s=options.duration,
                 down_share=options.down_share,
                 kills=options.kills,

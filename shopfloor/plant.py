@@ -30,6 +30,8 @@ _HERE = Path(__file__).resolve().parent
 _CONFIGS = _HERE / "configs"  # where a wheel has them; a checkout has them at the top
 JOB = (_CONFIGS if _CONFIGS.exists() else _HERE.parent / "configs") / "jobs" / "ai4i.toml"
 GENERATED_ROWS = 10_000
+STREAM_SHARE = 0.4
+"""Share of the learning time in which the machines produce; the rest is for learning from it."""
 
 _NODES = {
     "air_temperature": ("AirTemperature", "K"),
@@ -58,8 +60,8 @@ class Options:
     data: Path | None = None
     strategy: str = "fedbuff"
     broker: str = "auto"
-    stream_s: float = 45.0
-    learn_s: float = 90.0
+    stream_s: float = 40.0
+    learn_s: float = 100.0
     down_share: float = 0.3
     mean_down_s: float = 3.0
     kills: int = 0
@@ -198,7 +200,7 @@ keepalive_s = 3
 ack_timeout_s = 4
 
 [history]
-holdout_share = 0.1
+holdout_share = 0.05
 
 [training]
 pause_s = 1.2
@@ -244,7 +246,7 @@ decay = 8
 [gate]
 every = 3
 quorum = 2
-tolerance = 0.03
+tolerance = 0.05
 deadline_s = 20
 
 [policy]

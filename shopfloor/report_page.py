@@ -179,7 +179,7 @@ def _plots(record: RunRecord) -> dict[str, str]:
         "timeline_plot": _figure(
             plots.timeline,
             "Outages and versions",
-            "Line: link up. Block: link down. Tick: a new version.",
+            "Line: link up. Block: link down. Tick: a version that the sites judged.",
             wide=True,
         ),
         "traffic_plot": _figure(

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -25,6 +26,7 @@ from wire.settings import Settings
 
 _QUEUE = 200_000
 _LIVENESS_S = 5.0
+_GOODBYE_S = 1.0
 _SESSION_TIMEOUT_MS = 600_000
 _SEVERITY_SHIFT, _BAD = 30, 2  # OPC 10000-4, 7.39: the two highest bits; 3 is reserved
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -93,7 +95,7 @@ async def opcua_samples(settings: OpcUaSettings) -> AsyncGenerator[list[Sample],
 
     client.connection_lost_callback = on_lost
     try:
-        async with client:
+        async with _session(client):
             subscription, channels = await _subscribe(client, settings)
             yield []
             async for batch in _batches(subscription, channels, lost):
@@ -101,6 +103,19 @@ async def opcua_samples(settings: OpcUaSettings) -> AsyncGenerator[list[Sample],
     except (OSError, TimeoutError, ua.UaError) as error:
         reason = f"OPC UA {settings.endpoint}: {str(error) or type(error).__name__}"
         raise SourceLostError(reason) from error
+
+
+@asynccontextmanager
+async def _session(client: Client) -> AsyncGenerator[None, None]:
+    """Connect, and say goodbye at the end, but not for long: a server that hangs may not answer."""
+    try:
+        await client.connect()
+        yield
+    finally:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_S):
+                await client.disconnect()
+        client.disconnect_socket()
 
 
 async def _subscribe(
@@ -154,14 +169,14 @@ async def _batches(
         while event is not None:
             if isinstance(event, StatusChangeEvent):
                 reason = f"the server ended the subscription: {event.notification.Status.name}"
-                raise SourceLostError(reason)
+                raise ConnectionError(reason)
             if isinstance(event, DataChangeEvent):
                 batch.append(_sample(event, channels))
             queue = subscription._event_queue  # noqa: SLF001  asyncua has no public non-blocking get
             event = queue.get_nowait() if queue is not None and not queue.empty() else None
         yield batch
     reason = "connection lost"
-    raise SourceLostError(reason)
+    raise ConnectionError(reason)
 
 
 def _sample(event: DataChangeEvent, channels: dict[ua.NodeId, int]) -> Sample:

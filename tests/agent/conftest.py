@@ -1,5 +1,6 @@
 """What tests of the agent share: a federation, a broker, a machine, and a foreign OPC UA server."""
 
+import asyncio
 import contextlib
 import getpass
 import selectors
@@ -12,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from asyncua import Client, ua
 
 from agent.config import Identity
+from shopfloor.machine import NAMESPACE_URI
 from shopfloor.milling import generate, write_csv
 from tests.agent.federation import Federation, agent_toml, found_federation, read_back
 
@@ -84,27 +87,42 @@ def identity(federation: Federation, tmp_path_factory: pytest.TempPathFactory) -
     return read_back(path)[1]
 
 
+@dataclass
+class Broker:
+    """A mosquitto without a disk; killed and started again, it has forgotten everything."""
+
+    program: str
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it listens."""
+        settings, log = self.folder / "mosquitto.conf", self.folder / "mosquitto.log"
+        settings.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n"
+            f"user {getpass.getuser()}\n"  # as root it would change to one without our files
+        )
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [self.program, "-c", str(settings)], stdout=output, stderr=output
+            )
+        _wait_until_listening(self.port, self.process, log)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
 @pytest.fixture
-def broker_port(mosquitto_program: str, tmp_path: Path) -> Iterator[int]:
-    """Port of a mosquitto of this test's own."""
-    port = _free_port()
-    settings = tmp_path / "mosquitto.conf"
-    settings.write_text(
-        f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n"
-        f"user {getpass.getuser()}\n"  # as root it would change to one without our files
-    )
-    log = tmp_path / "mosquitto.log"
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            [mosquitto_program, "-c", str(settings)], stdout=output, stderr=output
-        ) as broker,
-    ):
-        try:
-            _wait_until_listening(port, broker, log)
-            yield port
-        finally:
-            broker.kill()
+def broker(mosquitto_program: str, tmp_path: Path) -> Iterator[Broker]:
+    """A running mosquitto of this test's own."""
+    made = Broker(mosquitto_program, tmp_path, _free_port())
+    made.start()
+    yield made
+    made.kill()
 
 
 def _wait_until_listening(port: int, broker: subprocess.Popen[bytes], log: Path) -> None:
@@ -149,6 +167,15 @@ def start_machine(
             assert process.stdout is not None
             line = process.stdout.readline()
             assert line.startswith("ready ")
-            return Machine(line.removeprefix("ready ").strip(), process)
+            endpoint = line.removeprefix("ready ").strip()
+            asyncio.run(_start_production(endpoint))
+            return Machine(endpoint, process)
 
         yield start
+
+
+async def _start_production(endpoint: str) -> None:
+    async with Client(endpoint) as client:
+        index = await client.get_namespace_index(NAMESPACE_URI)
+        machine = client.get_node(f"ns={index};s=Machine")
+        await machine.call_method(ua.QualifiedName("StartProduction", index))

@@ -35,7 +35,7 @@ def with_golden(federation: Federation, loss_factor: float) -> bytes:
     """The bundle, signed by its author, but with a golden loss that nobody computes."""
     bundle = federation.opened
     golden = golden_tensors(read_golden(read_safetensors(bundle.files[GOLDEN])))
-    golden["loss"] = np.float32(golden["loss"] * loss_factor).reshape(())
+    golden["loss"] = np.array(golden["loss"] * loss_factor, np.float32)
     files = bundle.files | {GOLDEN: write_safetensors(golden)}
     return write_bundle(bundle.manifest, files, FEDERATION, federation.author)
 
@@ -209,7 +209,7 @@ def test_a_bundle_that_needs_an_unconfigured_channel_names_it(
     tmp_path: Path, federation: Federation
 ) -> None:
     fewer = [name for name in CHANNELS if name != "torque"]
-    with pytest.raises(BundleError, match="'torque'.*source.opcua.channel"):
+    with pytest.raises(BundleError, match=r"'torque'.*source\.opcua\.channel"):
         feed(adoption_at(tmp_path, federation, fewer), federation.publish(1))
     assert adoption_at(tmp_path, federation, fewer).current is None
     configured = adoption_at(tmp_path, federation)

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import cast
 
 import pytest
@@ -50,7 +51,7 @@ def test_the_waits_between_offers_grow_to_a_minute_and_stay_there() -> None:
         if plan.next([1], now_s) is not None:
             offered.append(now_s)
         now_s += 5.0
-    waits = [later - earlier for earlier, later in zip(offered, offered[1:], strict=False)]
+    waits = [later - earlier for earlier, later in pairwise(offered)]
     assert waits[0] <= 5.0
     assert all(40.0 <= wait <= 80.0 for wait in waits[10:])
     assert len(offered) > 1100
@@ -122,11 +123,19 @@ class RecordingLink:
 
     ends_after: int
     published: list[tuple[str, bytes]] = field(default_factory=list)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def publish(self, topic: str, payload: bytes) -> None:
         if len(self.published) == self.ends_after:
             raise LinkDownError("cut")
         self.published.append((topic, payload))
+        self.news.set()
+
+    async def until(self, number: int) -> None:
+        """Wait until so many messages were published."""
+        while len(self.published) < number:
+            self.news.clear()
+            await self.news.wait()
 
     def parts(self) -> list[str]:
         return [topic.rpartition("/")[2] for topic, _ in self.published]
@@ -169,12 +178,10 @@ def test_a_cut_link_costs_what_was_in_flight_and_nothing_else() -> None:
         second = RecordingLink(ends_after=2)
         made.plan.reconnected()
         task = asyncio.create_task(made.over(second))
-        while not second.published:
-            await asyncio.sleep(0.01)
+        await second.until(1)
         made.plan.received(receipt("wanted", wanted=[2]), 0.0)
         made.wake.set()
-        while len(second.published) < 2:
-            await asyncio.sleep(0.01)
+        await second.until(2)
         made.outbox.add(0, 1, lambda _at: (b"next", b"x"))  # the next publish meets the cut
         made.wake.set()
         await task
@@ -216,16 +223,14 @@ def test_a_committed_update_that_the_coordinator_wants_again_is_sent_again() -> 
         made = delivery()
         link = RecordingLink(ends_after=CHUNKS + 3)
         task = asyncio.create_task(made.over(link))
-        while len(link.published) < CHUNKS + 1:
-            await asyncio.sleep(0.01)
+        await link.until(CHUNKS + 1)
         incarnation = made.outbox.incarnation
         committed = Receipt(incarnation=incarnation, sequence=1, status="committed")
         made.outbox.settle((committed,), 1)
         made.plan.received(committed, 0.0)
         made.plan.received(receipt("wanted", wanted=[0, 2]), 0.0)  # restored from a backup
         made.wake.set()
-        while len(link.published) < CHUNKS + 3:
-            await asyncio.sleep(0.01)
+        await link.until(CHUNKS + 3)
         made.outbox.add(0, 1, lambda _at: (b"next", b"x"))
         made.wake.set()
         await task
@@ -242,12 +247,10 @@ def test_a_bitmap_beyond_the_last_chunk_sends_nothing_that_does_not_exist() -> N
         link = RecordingLink(ends_after=2)
         # deliver() starts with a new connection, so the header comes first
         task = asyncio.create_task(made.over(link))
-        while not link.published:
-            await asyncio.sleep(0.01)
+        await link.until(1)
         made.plan.received(receipt("wanted", wanted=[2, 3, 4000]), 0.0)
         made.wake.set()
-        while len(link.published) < 2:
-            await asyncio.sleep(0.01)
+        await link.until(2)
         made.outbox.add(0, 1, lambda _at: (b"next", b"x"))
         made.wake.set()
         await task

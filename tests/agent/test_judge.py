@@ -63,9 +63,7 @@ def test_the_counts_are_those_of_the_scores(federation: Federation) -> None:
     for each, params in zip(report.evaluations, (current.train, current.serve), strict=True):
         scores = current.score(params, ROWS)
         assert each == evaluate(each.digest, labels, scores)
-        exact = np.mean(
-            np.sign(scores[labels][:, None] - scores[~labels][None, :]) / 2 + 0.5
-        )
+        exact = np.mean(np.sign(scores[labels][:, None] - scores[~labels][None, :]) / 2 + 0.5)
         area = roc_auc(np.array(each.positives), np.array(each.negatives))
         assert area is not None
         assert abs(area - exact) < 0.01

@@ -162,9 +162,11 @@ class Site:
     status: Status
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
-            while not holds():
-                await asyncio.sleep(0.02)
+        for _ in range(1500):
+            if holds():
+                return
+            await asyncio.sleep(0.02)
+        pytest.fail(f"never so: {self.status}")
 
 
 def failing_rows(number: int, start: int = 0) -> list[Row]:

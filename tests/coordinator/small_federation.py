@@ -1,4 +1,4 @@
-"""A small federation for the coordinator's tests: 16 parameters, fixed keys, updates by hand."""
+"""A small federation for the coordinator's tests: 612 parameters, fixed keys, updates by hand."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.aggregate import Buffer
 from coordinator.config import CoordinatorSettings, Identity
 from coordinator.federation import Federation
 from coordinator.ingest import Update
@@ -39,10 +40,10 @@ ROOT_KEY, ENROLMENT_KEY, COORDINATOR_KEY, AUTHOR_KEY = (
     PrivateKey(bytes([number] * 32)) for number in (1, 2, 3, 4)
 )
 PARAMS = {
-    "w": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4),
-    "b": np.zeros(4, np.float32),
+    "w": np.linspace(-1, 1, 600, dtype=np.float32).reshape(50, 12),
+    "b": np.zeros(12, np.float32),
 }
-P = 16
+P = 612
 SCALE = 0.01
 MANIFEST = Manifest(
     name="spindle",
@@ -50,7 +51,7 @@ MANIFEST = Manifest(
     channels=(Channel(name="torque", unit="N.m"),),
     label=Label(channel="failure"),
     features=(Level(channel="torque", mean=40.0, std=10.0),),
-    tensors=(Tensor(name="w", shape=(3, 4)), Tensor(name="b", shape=(4,))),
+    tensors=(Tensor(name="w", shape=(50, 12)), Tensor(name="b", shape=(12,))),
     files={},
 )
 TABLES = f"""
@@ -154,26 +155,34 @@ class Site:
 
 
 def evaluation(digest: bytes, quality: float, rows: int = 400) -> Evaluation:
-    """Held-out counts of a model whose scores separate failures the better, the larger `quality`."""
+    """Held-out counts of a model that tells failures apart the better, the larger `quality`."""
     rng = np.random.default_rng(5)
     labels = np.arange(rows) % 4 == 0
     scores = 1 / (1 + np.exp(-rng.normal(0, 1, rows) - quality * labels))
     return evaluate(digest, labels, scores)
 
 
-def memory_of(federation: Federation) -> dict[str, bytes | int | tuple[str, ...] | None]:
-    """Everything that must be the same after a restart."""
-    saved = federation.saved
+def memory_of(federation: Federation) -> dict[str, bytes | int | tuple[str, ...]]:
+    """Everything that must be the same after a restart, from the working memory itself."""
+    memory = vars(federation)
+    buffer = buffer_in(federation)
     return {
-        "state": msgspec.msgpack.encode(saved),
-        "params": federation._params.tobytes(),
-        "optimizer": federation._optimizer_state.tobytes(),
-        "average": federation._average.tobytes(),
-        "total": federation._buffer.total.tobytes(),
-        "weight": federation._buffer.weight,
-        "agents": federation._buffer.agents,
+        "state": msgspec.msgpack.encode(federation.saved),
+        "params": memory["_params"].tobytes(),
+        "optimizer": memory["_optimizer_state"].tobytes(),
+        "average": memory["_average"].tobytes(),
+        "total": buffer.total.tobytes(),
+        "weight": buffer.weight,
+        "agents": buffer.agents,
         "head": federation.head_envelope,
     }
+
+
+def buffer_in(federation: Federation) -> Buffer:
+    """What waits to become a version, from the working memory."""
+    buffer = vars(federation)["_buffer"]
+    assert isinstance(buffer, Buffer)
+    return buffer
 
 
 def start_params() -> NDArray[np.float32]:
@@ -197,6 +206,8 @@ def refold(store: Store, updates: list[Update], optimizer: str = "sgd") -> dict[
         for data, coefficient in members[version]:
             total += np.frombuffer(data, np.int8).astype(np.int64) * coefficient
             weight += coefficient
-        state, params = rule.apply(total * (SCALE / weight), state, params)
+        state, params = rule.apply(
+            np.multiply(total, SCALE / weight, dtype=np.float64), state, params
+        )
         digests[version] = sha256(write_params(unflatten(params, MANIFEST.shapes)))
     return digests

