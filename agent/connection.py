@@ -220,7 +220,8 @@ class Connection:
                 await link.subscribe(wanted)
             subscribed = wanted
             try:
-                await asyncio.wait_for(self._missing.wait(), _AGAIN_S if wanted else None)
+                async with asyncio.timeout(_AGAIN_S if wanted else None):
+                    await self._missing.wait()
             except TimeoutError:
                 logger.info("asking again for %d contents", len(wanted))
 

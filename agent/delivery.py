@@ -10,6 +10,7 @@ a cut link costs what was in flight, and a lost receipt costs one header.
 import asyncio
 import random
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from agent.outbox import Offer, Outbox
@@ -24,6 +25,7 @@ _FIRST_S, _LONGEST_S = 2.0, 60.0
 _DOUBLINGS = 10  # past the longest; a float power of a day's offers would overflow
 _COMMITTED_S = 20.0
 _LATER_S = 5.0
+_LOOK_S = 0.5
 
 
 @dataclass
@@ -101,10 +103,10 @@ async def deliver(
         sending = schedule.next(outbox.open_sequences(), time.monotonic())
         if sending is None:
             wake.clear()
-            try:
-                await asyncio.wait_for(wake.wait(), 0.5)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                # Not wait_for: before Python 3.12 it can swallow a cancellation (cpython #86296).
+                async with asyncio.timeout(_LOOK_S):
+                    await wake.wait()
             continue
         offer = outbox.offer(sending.sequence)
         if offer is not None:

@@ -7,6 +7,7 @@ delivered later, with its staleness.  `reason_to_wait` and `make_update` are pur
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from dataclasses import dataclass
@@ -169,10 +170,9 @@ class Learner:
 
     async def _wait_for_news(self) -> None:
         self.adoption.changed.clear()
-        try:
-            await asyncio.wait_for(self.adoption.changed.wait(), 1.0)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self.adoption.changed.wait()
 
     async def _train(self, adopted: Adopted, examples: Examples) -> None:
         version = adopted.head.train.version

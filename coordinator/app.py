@@ -25,6 +25,7 @@ from coordinator.connection import Connection
 from coordinator.evaluation_log import EvaluationLog
 from coordinator.federation import Federation
 from coordinator.store import Store
+from wire.errors import SettingsError
 
 logger = logging.getLogger(__name__)
 
@@ -100,11 +101,7 @@ async def run(config: Path, strategy: Literal["fedbuff", "fedavg"] | None = None
     stopping = asyncio.create_task(stop.wait(), name="stop")
     await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    while not running.done():
-        # Again and again: `asyncio.wait_for` of Python 3.11 loses a cancellation that comes in
-        # the same turn as its result (python/cpython, issue 86296).
-        running.cancel()
-        await asyncio.wait({running}, timeout=0.5)
+    running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
 
@@ -113,6 +110,16 @@ def set_training(config: Path, training: str) -> None:
     """Open or close training; a running coordinator notices within a second."""
     store = _open_store(config)
     store.set_training("closed" if training == "closed" else "open")
+
+
+def order(config: Path, agent: str, name: str) -> None:
+    """Order one agent to pause or resume training; sent now and with each of its next births."""
+    store = _open_store(config)
+    known = [agent for agent, _, _ in store.agents()]
+    if agent not in known:
+        reason = f"no agent {agent!r} has been seen; known: {', '.join(known) or 'none'}"
+        raise SettingsError(str(config), None, None, reason)
+    store.order(agent, name)
 
 
 def status(config: Path) -> str:

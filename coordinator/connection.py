@@ -44,6 +44,7 @@ BATCH = 16
 """Updates in one transaction: an fsync costs about 8 ms on common disks."""
 _OUTGOING = 10_000
 _TICK_S = 0.1
+_ORDERS_S = 0.5
 _RECEIPTS_PER_MESSAGE = 200
 
 
@@ -93,6 +94,7 @@ class Connection:
             self.is_up = True
             tasks.create_task(self._publish_heads(link), name="publish")
             tasks.create_task(self._send_receipts(link), name="receipts")
+            tasks.create_task(self._send_orders(link), name="orders")
             tasks.create_task(self._tick(), name="tick")
 
     def _state(self, status: str) -> bytes:
@@ -206,6 +208,8 @@ class Connection:
             session=state.session,
         )
         self.store.keep_agent(born, state.status)
+        if state.status == "online":
+            self.store.set_order_due(agent, is_due=True)
 
     def _verify_agent(self, opened: Opened, agent: str) -> KnownAgent:
         known = self.store.agent(agent)
@@ -245,6 +249,19 @@ class Connection:
                 for start in range(0, len(items), _RECEIPTS_PER_MESSAGE):
                     part = tuple(items[start : start + _RECEIPTS_PER_MESSAGE])
                     await link.publish(self._topics.to(agent), self._seal(Receipts(items=part)))
+
+    async def _send_orders(self, link: Link) -> None:
+        """Send the operator's orders: when given, and again to every new connection of the agent.
+
+        An inbox is not retained, so an agent that is away hears its order with its next birth.
+        """
+        while True:
+            for agent, name in self.store.due_orders():
+                command = Command(name="pause" if name == "pause" else "resume")
+                self.store.set_order_due(agent, is_due=False)
+                await link.publish(self._topics.to(agent), self._seal(command))
+                logger.info("told %s to %s", agent, name)
+            await asyncio.sleep(_ORDERS_S)
 
     async def _publish_heads(self, link: Link) -> None:
         while True:

@@ -82,7 +82,12 @@ class Ingest:
         if held.assembly.missing:
             return None
         del self._incoming[key]
-        return Update(held.header, held.assembly.join())
+        try:
+            return Update(held.header, held.assembly.join())
+        except MalformedError:
+            # The header contradicts itself: each chunk fits, the whole does not.  It can never
+            # become valid, so it gets its outcome now: refused for its missing content.
+            return Update(held.header, b"")
 
     def ask(self, now_s: float) -> list[tuple[str, Receipt]]:
         """Receipts `wanted` for updates whose chunks paused; forgets the abandoned ones."""

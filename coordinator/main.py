@@ -6,7 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
-from coordinator.app import run, set_training, status
+from coordinator.app import order, run, set_training, status
 from coordinator.config import read_coordinator_settings, read_identity
 from wire.errors import SettingsError
 
@@ -45,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
         ("status", _status, "print version, updates by outcome, agents"),
         ("close", _close, "close training: agents deliver what they have and train nothing new"),
         ("open", _open, "open training again"),
+        ("pause", _order, "tell one agent to stop training; it still delivers and scores"),
+        ("resume", _order, "tell one agent to train again"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
         sub.add_argument("config", type=Path, help="the coordinator's TOML file")
@@ -52,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--strategy", choices=("fedbuff", "fedavg"), help="instead of the file's [strategy]"
             )
-        sub.set_defaults(command=command)
+        if command is _order:
+            sub.add_argument("agent", help="the agent's id")
+        sub.set_defaults(command=command, name=name)
     return parser
 
 
@@ -69,6 +73,10 @@ def _check(options: argparse.Namespace) -> None:
         f"{config}: federation {identity.trust.federation}, bundle {manifest.name} revision "
         f"{manifest.revision}, strategy {settings.strategy.name}"
     )
+
+
+def _order(options: argparse.Namespace) -> None:
+    order(options.config, options.agent, options.name)
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@
     versions     digest of every version, so that a stale update can prove its base
     contents     bytes that the head names
     agents       verified credentials and the last birth
+    commands     the operator's last order to each agent
     evaluations  the sites' judgements of what the head names
 
 synchronous=FULL: what was receipted is on the disk.
@@ -60,6 +61,9 @@ CREATE TABLE IF NOT EXISTS agents (
   agent TEXT PRIMARY KEY, site TEXT NOT NULL, public_key BLOB NOT NULL,
   serial INTEGER NOT NULL,        -- of the credential
   incarnation TEXT NOT NULL, session INTEGER NOT NULL, status TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS commands (
+  agent TEXT PRIMARY KEY, name TEXT NOT NULL, is_due INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS evaluations (
   digest BLOB NOT NULL, agent TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (digest, agent)
@@ -282,6 +286,23 @@ class Store:
     def agents(self) -> list[tuple[str, str, str]]:
         """All known agents: (agent, site, status)."""
         return self._db.execute("SELECT agent, site, status FROM agents ORDER BY agent").fetchall()
+
+    # Commands
+
+    def order(self, agent: str, name: str) -> None:
+        """Keep the operator's order to an agent; it replaces an earlier one."""
+        with self.transaction():
+            self._db.execute("INSERT OR REPLACE INTO commands VALUES (?, ?, 1)", (agent, name))
+
+    def due_orders(self) -> list[tuple[str, str]]:
+        """Orders to send now: (agent, name)."""
+        return self._db.execute(
+            "SELECT agent, name FROM commands WHERE is_due ORDER BY agent"
+        ).fetchall()
+
+    def set_order_due(self, agent: str, *, is_due: bool) -> None:
+        """Note that an order was sent, or that a new connection has to hear it again."""
+        self._db.execute("UPDATE commands SET is_due = ? WHERE agent = ?", (is_due, agent))
 
     # Evaluations
 

@@ -144,7 +144,9 @@ class Link:
             raise LinkDownError(self._down)
         ack = self._acks[mid] = self._loop.create_future()
         try:
-            await asyncio.wait_for(ack, self._ack_timeout_s)
+            # Not wait_for: before Python 3.12 it can swallow a cancellation (cpython #86296).
+            async with asyncio.timeout(self._ack_timeout_s):
+                await ack
         except TimeoutError:
             self._end(f"no acknowledgment within {self._ack_timeout_s:g} s")
             raise LinkDownError(self._down) from None
@@ -303,7 +305,8 @@ async def connect(
 
 async def _accepted(link: Link, broker: BrokerSettings) -> None:
     try:
-        await asyncio.wait_for(link.connected, broker.ack_timeout_s)
+        async with asyncio.timeout(broker.ack_timeout_s):
+            await link.connected
     except TimeoutError:
         reason = f"the broker at {broker.host}:{broker.port} did not answer the connection"
         raise LinkDownError(reason) from None

@@ -19,7 +19,12 @@ from typing import Annotated
 
 import msgspec
 from asyncua import Client, ua
-from asyncua.common.subscription import DataChangeEvent, StatusChangeEvent, Subscription
+from asyncua.common.subscription import (
+    DataChangeEvent,
+    StatusChangeEvent,
+    SubEvent,
+    Subscription,
+)
 
 from agent.signals.sample import Sample
 from wire.settings import Settings
@@ -27,6 +32,7 @@ from wire.settings import Settings
 _QUEUE = 200_000
 _LIVENESS_S = 5.0
 _GOODBYE_S = 1.0
+_POLL_S = 0.5
 _SESSION_TIMEOUT_MS = 600_000
 _SEVERITY_SHIFT, _BAD = 30, 2  # OPC 10000-4, 7.39: the two highest bits; 3 is reserved
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -164,19 +170,43 @@ async def _batches(
     subscription: Subscription, channels: dict[ua.NodeId, int], lost: asyncio.Event
 ) -> AsyncGenerator[list[Sample], None]:
     while not lost.is_set():
-        event = await subscription.next_event(timeout=0.5)
         batch: list[Sample] = []
-        while event is not None:
+        for event in await _events(subscription):
             if isinstance(event, StatusChangeEvent):
                 reason = f"the server ended the subscription: {event.notification.Status.name}"
                 raise ConnectionError(reason)
             if isinstance(event, DataChangeEvent):
                 batch.append(_sample(event, channels))
-            queue = subscription._event_queue  # noqa: SLF001  asyncua has no public non-blocking get
-            event = queue.get_nowait() if queue is not None and not queue.empty() else None
         yield batch
     reason = "connection lost"
     raise ConnectionError(reason)
+
+
+async def _events(subscription: Subscription) -> list[SubEvent]:
+    """Everything that waits, after at most `_POLL_S`; `ConnectionError` when it was closed.
+
+    Without asyncua's own timeout: it is `asyncio.wait_for`, which before Python 3.12 can swallow a
+    cancellation that meets an event (cpython #86296).
+    """
+    events: list[SubEvent] = []
+    try:
+        async with asyncio.timeout(_POLL_S):
+            first = await subscription.next_event()
+    except TimeoutError:
+        return events
+    except StopAsyncIteration:
+        reason = "the subscription was closed"
+        raise ConnectionError(reason) from None
+    queue = subscription._event_queue  # noqa: SLF001  asyncua has no public non-blocking get
+    item: SubEvent | None = first
+    while item is not None:
+        events.append(item)
+        if queue is None or queue.empty():
+            return events
+        item = queue.get_nowait()
+    if queue is not None:
+        queue.put_nowait(None)  # closed: the next call says so
+    return events
 
 
 def _sample(event: DataChangeEvent, channels: dict[ua.NodeId, int]) -> Sample:

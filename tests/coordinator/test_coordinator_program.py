@@ -19,11 +19,12 @@ from tests.coordinator.scripted_agent import TOPICS, Floor, floor
 from tests.coordinator.small_federation import PARAMS, P, Site
 from wire.bundle import read_bundle
 from wire.chunks import from_bitmap, split
-from wire.codec import seal
+from wire.codec import seal, unseal
 from wire.keys import make_agent
-from wire.signing import PrivateKey
+from wire.messages import Command
+from wire.signing import PrivateKey, read_private_key
 from wire.tensors import flatten, read_params
-from wire.trust import read_charter
+from wire.trust import COORDINATOR, read_charter
 
 GOAL_2 = "[strategy]\ngoal = 2\n"
 DIE_BEFORE_RECEIPTS = """
@@ -46,9 +47,9 @@ def on_floor(plant: Plant, test: Callable[[Floor], Awaitable[None]]) -> None:
     asyncio.run(inside())
 
 
-def command(plant: Plant, *words: str) -> subprocess.CompletedProcess[str]:
+def command(plant: Plant, name: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "coordinator.main", *words, str(plant.config)],
+        [sys.executable, "-m", "coordinator.main", name, str(plant.config), *words],
         cwd=plant.repository,
         capture_output=True,
         text=True,
@@ -365,6 +366,37 @@ def test_close_open_status_and_check_say_what_they_do(plant: Plant, broker: Brok
     said = status_of(plant)
     assert said["agents"] == [{"agent": "press-1", "site": "site-a", "status": "online"}]
     assert (said["training"], said["version"], said["head"]) == ("open", 0, 3)
+
+
+def test_an_order_reaches_the_agent_now_and_again_with_its_next_birth(
+    plant: Plant, broker: Broker
+) -> None:
+    plant.start()
+
+    async def story(watched: Floor) -> None:
+        await watched.head()
+        await watched.birth("press-1")
+        await watched.until(lambda: agents_of(plant) == {"press-1": "online"} or None, "press-1")
+        unknown = await asyncio.to_thread(command, plant, "pause", "press-9")
+        assert unknown.returncode == 2
+        assert "no agent 'press-9' has been seen; known: press-1" in unknown.stderr
+        assert (await asyncio.to_thread(command, plant, "pause", "press-1")).returncode == 0
+        await watched.until(lambda: orders(watched) == ["pause"] or None, "the order")
+        await watched.birth("press-1", session=2)
+        await watched.until(lambda: orders(watched) == ["pause"] * 2 or None, "the order again")
+
+    on_floor(plant, story)
+
+
+def orders(watched: Floor) -> list[str]:
+    """Names of the commands in the inbox of press-1, each verified."""
+    key = read_private_key(watched.keys / "coordinator.key").public
+    topic = TOPICS.to("press-1")
+    payloads = [item.payload for item in watched.messages if item.topic == topic]
+    return [
+        unseal(data, Command, federation=TOPICS.federation, signer=COORDINATOR, key=key)[0].name
+        for data in payloads
+    ]
 
 
 def test_a_second_coordinator_on_the_same_state_is_refused(plant: Plant, broker: Broker) -> None:
