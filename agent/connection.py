@@ -52,6 +52,7 @@ class Connection:
         self._agent = self.identity.agent
         self._guard = ReplayGuard(self.outbox.receipt_counter)
         self._live = asyncio.Event()
+        self._overwritten = asyncio.Event()
         self._missing = asyncio.Event()
         self._session = 0
 
@@ -75,7 +76,7 @@ class Connection:
         self.status.session = self._session
         will = Will(self._topics.state(self._agent), self._state("offline", counter))
         async with connect(self.broker, self._agent, will) as link, asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen(link, counter), name="listen")
+            tasks.create_task(self._listen(link), name="listen")
             await link.subscribe(
                 [
                     self._topics.to(self._agent),
@@ -86,6 +87,7 @@ class Connection:
             )
             await self._announce(link, counter)
             self.status.link = "up"
+            tasks.create_task(self._keep_announced(link, counter), name="keep announced")
             tasks.create_task(self._fetch(link), name="fetch")
             tasks.create_task(self._report(link, counter), name="report")
             tasks.create_task(
@@ -125,21 +127,27 @@ class Connection:
         topic = self._topics.state(self._agent)
         await link.publish(topic, self._state("online", counter), retain=True)
 
-    async def _listen(self, link: Link, counter: Counter) -> None:
+    async def _keep_announced(self, link: Link, counter: Counter) -> None:
+        """Publish the birth again whenever a late will of an earlier session replaced it."""
+        while True:
+            await self._overwritten.wait()
+            self._overwritten.clear()
+            logger.info("answering a late will with a new birth")
+            await self._announce(link, counter)
+
+    async def _listen(self, link: Link) -> None:
+        # Publishes nothing itself: its PUBACK would wait behind the messages that it does not take.
         async for message in link.messages():
             try:
-                if self._receive(message):
-                    # A late will of an earlier session overwrote our birth.
-                    logger.info("answering a late will with a new birth")
-                    await self._announce(link, counter)
+                self._receive(message)
             except ReplayError as error:
                 logger.info("ignored: %s", error)
             except WireError as error:
                 self.status.refused = f"{message.topic}: {error}"
                 logger.warning("refused %s: %s", message.topic, error)
 
-    def _receive(self, message: Received) -> bool:
-        """Take one message; return whether the birth has to be published again."""
+    def _receive(self, message: Received) -> None:
+        """Take one message."""
         topic = message.topic
         if topic == self._topics.head:
             if self.adoption.on_head(message.payload):
@@ -149,10 +157,10 @@ class Connection:
         elif topic == self._topics.coordinator_state:
             self._on_coordinator(message.payload)
         elif topic == self._topics.state(self._agent):
-            return self._is_late_will(message.payload)
+            if self._is_late_will(message.payload):
+                self._overwritten.set()
         elif self.adoption.on_chunk(topic, message.payload):
             self._missing.set()
-        return False
 
     def _on_inbox(self, payload: bytes) -> None:
         opened = open_envelope(payload, _kind_of(payload))

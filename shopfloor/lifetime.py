@@ -48,7 +48,8 @@ async def _told_to_stop(parent_pid: int | None) -> None:
         loop.add_signal_handler(number, told.set)
     while parent_pid is None or os.getppid() == parent_pid:
         try:
-            await asyncio.wait_for(told.wait(), None if parent_pid is None else PARENT_POLL_S)
+            async with asyncio.timeout(None if parent_pid is None else PARENT_POLL_S):
+                await told.wait()
         except TimeoutError:
             continue
         return
