@@ -10,7 +10,6 @@ starts it again; what matters is in the durable files.
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import random
@@ -35,8 +34,9 @@ from agent.signals.rows import Row, RowCutter
 from agent.signals.sample import Sample
 from agent.status import Status, write_status
 from wire.codec import Counter
-from wire.errors import SettingsError
+from wire.database import lock_directory
 from wire.mqtt import backoff
+from wire.settings import settings_error
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +45,10 @@ _STATUS_S = 0.5
 
 
 class Agent:
-    """One gateway's agent: owns the state directory and its tasks."""
+    """One gateway's agent: owns the files of a locked state directory, and its tasks."""
 
     def __init__(self, settings: AgentSettings, identity: Identity, state: Path) -> None:
         self._settings, self._identity, self._state = settings, identity, state
-        self._lock = _lock(state)
         channels = [channel.name for channel in settings.source.opcua.channel]
         self._channels = channels
         self._history = History(
@@ -183,29 +182,17 @@ class Agent:
         write_status(self._state, status)
 
 
-def _lock(state: Path) -> int:
-    """Refuse a second agent on the same state directory; the kernel frees it at exit."""
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        reason = f"can not write here: {error.strerror}"
-        raise SettingsError(str(state), None, "agent.state_dir", reason) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise SettingsError(
-            str(state), None, "agent.state_dir", "another agent is running on this directory"
-        ) from None
-    return descriptor
-
-
 async def run(config: Path) -> None:
     """Run the agent of one configuration file until SIGTERM or SIGINT."""
     settings = read_agent_settings(config)
     identity = read_identity(config, settings.trust)
-    agent = Agent(settings, identity, resolve(config, settings.agent.state_dir))
+    state = resolve(config, settings.agent.state_dir)
+    try:
+        lock_directory(state, "agent")
+    except OSError as error:
+        reason = f"can not use {state}: {error.strerror}"
+        raise settings_error(config, "agent.state_dir", reason) from None
+    agent = Agent(settings, identity, state)
     task = asyncio.current_task()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

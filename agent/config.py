@@ -16,7 +16,7 @@ from wire.codec import MAX_BYTES
 from wire.errors import SettingsError, WireError
 from wire.messages import Credential
 from wire.mqtt import BrokerSettings
-from wire.settings import Settings, key_lines, read_settings
+from wire.settings import Settings, read_settings, settings_error
 from wire.signing import PrivateKey, parse_public_key, read_private_key
 from wire.topics import Topics
 from wire.trust import Trust, read_charter, read_credential
@@ -115,12 +115,12 @@ def read_agent_settings(path: Path) -> AgentSettings:
     for at, channel in enumerate(settings.source.opcua.channel):
         where = f"source.opcua.channel[{at}]"
         if names.index(channel.name) != at:
-            raise _error(path, f"{where}.name", f"{channel.name!r} is used twice")
+            raise settings_error(path, f"{where}.name", f"{channel.name!r} is used twice")
         problem = node_problem(channel.node)
         if problem:
-            raise _error(path, f"{where}.node", problem)
+            raise settings_error(path, f"{where}.node", problem)
     if settings.rows.trigger not in names:
-        raise _error(
+        raise settings_error(
             path, "rows.trigger", f"{settings.rows.trigger!r} is not one of the channels {names}"
         )
     broker = settings.broker
@@ -150,11 +150,11 @@ def read_identity(path: Path, table: TrustTable) -> Identity:
         key = read_private_key(resolve(path, table.key))
     except OSError as error:
         reason = f"can not read {error.filename}: {error.strerror}"
-        raise _error(path, f"trust.{where}", reason) from None
+        raise settings_error(path, f"trust.{where}", reason) from None
     except (ValueError, WireError, SettingsError) as error:
-        raise _error(path, f"trust.{where}", str(error)) from None
+        raise settings_error(path, f"trust.{where}", str(error)) from None
     if key.public.raw != credential.public_key:
-        raise _error(path, "trust.key", f"this is not the key of agent {credential.agent}")
+        raise settings_error(path, "trust.key", f"this is not the key of agent {credential.agent}")
     return Identity(trust, credential, envelope, key)
 
 
@@ -168,9 +168,3 @@ def _read(path: Path) -> bytes:
     """Read a small file; one byte over every cap is enough for the decoder to refuse it."""
     with path.open("rb") as file:
         return file.read(MAX_BYTES["charter"] + 1)
-
-
-def _error(path: Path, key: str, reason: str) -> SettingsError:
-    """Say what is wrong with a key whose value has the right type."""
-    line = key_lines(path.read_text(encoding="utf-8")).get(key)
-    return SettingsError(str(path), line, key, reason)

@@ -2,10 +2,8 @@
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import logging
-import os
 import signal
 import time
 from pathlib import Path
@@ -19,13 +17,14 @@ from coordinator.config import (
     read_coordinator_settings,
     read_identity,
     resolve,
-    settings_error,
 )
 from coordinator.connection import Connection
 from coordinator.evaluation_log import EvaluationLog
 from coordinator.federation import Federation
 from coordinator.store import Store
+from wire.database import lock_directory
 from wire.errors import SettingsError
+from wire.settings import settings_error
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +36,12 @@ class Coordinator:
 
     def __init__(self, settings: CoordinatorSettings, identity: Identity) -> None:
         state = resolve(identity.source, settings.coordinator.state_dir)
-        self._lock = _lock(state, identity.source)
+        try:
+            lock_directory(state, "coordinator")
+        except OSError as error:
+            reason = f"can not use {state}: {error.strerror}"
+            where = "coordinator.state_dir"
+            raise settings_error(identity.source, where, reason) from None
         store = Store(state / DATABASE)
         federation = Federation(store, settings, identity, time.monotonic())
         is_synchronous = settings.strategy.name == "fedavg"
@@ -62,24 +66,6 @@ class Coordinator:
     async def run(self) -> None:
         """Run until cancelled."""
         await self._connection.run()
-
-
-def _lock(state: Path, config: Path) -> int:
-    """Refuse a second coordinator on the same state directory; the kernel frees it at exit."""
-    where = "coordinator.state_dir"
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        reason = f"can not use {state}: {error.strerror}"
-        raise settings_error(config, where, reason) from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        reason = f"another coordinator runs on {state}"
-        raise settings_error(config, where, reason) from None
-    return descriptor
 
 
 async def run(config: Path, strategy: Literal["fedbuff", "fedavg"] | None = None) -> None:

@@ -19,7 +19,7 @@ from wire.chunks import CHUNK_BYTES
 from wire.errors import SettingsError, WireError
 from wire.messages import MAX_CHUNKS, Policy
 from wire.mqtt import BrokerSettings
-from wire.settings import Settings, key_lines, read_settings
+from wire.settings import Settings, read_settings, settings_error
 from wire.signing import PrivateKey, parse_public_key, read_private_key
 from wire.trust import Trust, read_charter
 
@@ -129,13 +129,3 @@ def resolve(config: Path, name: str) -> Path:
     """A path named in the file `config`; systemd's `${CREDENTIALS_DIRECTORY}` is replaced."""
     directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
     return config.parent / name.replace("${CREDENTIALS_DIRECTORY}", directory)
-
-
-def settings_error(path: Path, key: str, reason: str) -> SettingsError:
-    """An error at a key, with the line that the key, or else its table, stands on."""
-    try:
-        lines = key_lines(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        lines = {}
-    line = lines.get(key) or lines.get(key.rpartition(".")[0])
-    return SettingsError(str(path), line, key, reason)

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from coordinator.aggregate import empty, fold, mean_delta
 from coordinator.average import add_version
-from coordinator.config import CoordinatorSettings, Identity, settings_error
+from coordinator.config import CoordinatorSettings, Identity
 from coordinator.gate import decide
 from coordinator.ingest import Update, receipt
 from coordinator.server_optimizer import make_server_optimizer
@@ -43,6 +43,7 @@ from coordinator.strategy import Rejected, make_strategy
 from wire.chunks import describe, sha256
 from wire.codec import open_envelope, parse_body, seal
 from wire.messages import Content, Head, Policy, Receipt, Report, UpdateHeader, VersionRef
+from wire.settings import settings_error
 from wire.tensors import flatten, parameter_count, read_integers, unflatten, write_params
 from wire.trust import COORDINATOR
 

@@ -4,6 +4,8 @@ One owner for each file.  WAL; `durable` files use synchronous=FULL, so that wha
 a commit survives a power cut.
 """
 
+import fcntl
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +36,25 @@ def open_database(path: Path | str, schema: str, *, durable: bool) -> sqlite3.Co
             database.close()
         raise SettingsError(str(path), None, None, f"can not open the database: {error}") from error
     return database
+
+
+def lock_directory(directory: Path, program: str) -> int:
+    """Make a state directory and take it for this process; the kernel frees it at exit.
+
+    Returns:
+      The descriptor that holds the lock.
+
+    Raises:
+      OSError: it can not be written, or another such program runs on it; `strerror` says which.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise OSError(error.errno, f"another {program} runs on it") from None
+    return descriptor
 
 
 @contextmanager

@@ -63,6 +63,16 @@ def parse_settings(text: str, what: type[T], file: str) -> T:
         raise _located(str(error), text, file) from None
 
 
+def settings_error(path: Path, key: str, reason: str) -> SettingsError:
+    """What is wrong with a key whose value has the right type, with the line that it stands on."""
+    try:
+        lines = key_lines(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        lines = {}
+    line = lines.get(key) or lines.get(key.rpartition(".")[0])
+    return SettingsError(str(path), line, key, reason)
+
+
 def _located(message: str, text: str, file: str) -> SettingsError:
     at = _PATH.search(message)
     path = at[1].lstrip(".") if at else ""

@@ -60,36 +60,56 @@ class PrivateKey:
 
 def write_private_key(path: Path, key: PrivateKey) -> None:
     """Write a new key file with mode 0600; an existing file is never overwritten."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(f"{_PREFIX}{key.raw.hex()}\n")
-        file.flush()
-        os.fsync(file.fileno())
+    write_secret(path, _PREFIX, key.raw)
 
 
 def read_private_key(path: Path) -> PrivateKey:
     """Read a key file; `SettingsError` when it is missing, malformed or readable by others."""
+    hint = "not a Journeyman private key; make one with: journeyman keys agent"
+    return PrivateKey(read_secret(path, _PREFIX, hint))
+
+
+def write_secret(path: Path, prefix: str, raw: bytes) -> None:
+    """Write 32 secret bytes as one line, mode 0600.
+
+    Raises:
+      FileExistsError: a key is never overwritten.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(f"{prefix}{raw.hex()}\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_secret(path: Path, prefix: str, hint: str) -> bytes:
+    """Read what `write_secret` wrote.
+
+    Args:
+      path: the file.
+      prefix: says which kind of key it has to be.
+      hint: what the error says of a file of another kind.
+
+    Raises:
+      SettingsError: missing, readable by others, or of another kind.
+    """
     try:
         mode = path.stat().st_mode
         with path.open(encoding="ascii") as file:
             text = file.read(200).strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            str(path), None, None, f"can not read the private key: {error}"
-        ) from None
+        reason = f"can not read the private key: {error}"
+        raise SettingsError(str(path), None, None, reason) from None
     if stat.S_IMODE(mode) & 0o077:
-        raise SettingsError(
-            str(path), None, None, f"others can read this private key; run: chmod 600 {path}"
-        )
+        reason = f"others can read this private key; run: chmod 600 {path}"
+        raise SettingsError(str(path), None, None, reason)
     try:
-        raw = bytes.fromhex(text.removeprefix(_PREFIX))
+        raw = bytes.fromhex(text.removeprefix(prefix))
     except ValueError:
         raw = b""
-    if not text.startswith(_PREFIX) or len(raw) != _KEY_BYTES:
-        raise SettingsError(
-            str(path), 1, None, "not a Journeyman private key; make one with: journeyman keys agent"
-        )
-    return PrivateKey(raw)
+    if not text.startswith(prefix) or len(raw) != _KEY_BYTES:
+        raise SettingsError(str(path), 1, None, hint)
+    return raw
 
 
 def parse_public_key(text: str) -> PublicKey:

@@ -10,7 +10,6 @@ was lost makes new keys: a key that comes back would let old masks be released t
 """
 
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,13 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from wire.errors import SettingsError
 from wire.keys import write_helper
 from wire.messages import Charter, HelperKeys
-from wire.signing import PrivateKey, read_private_key, write_private_key
+from wire.signing import (
+    PrivateKey,
+    read_private_key,
+    read_secret,
+    write_private_key,
+    write_secret,
+)
 from wire.topics import check_name
 
 _SEALING_PREFIX = "journeyman-sealing-key:"
@@ -61,7 +66,7 @@ def make_helper(directory: Path, name: str) -> HelperKeys:
             raise SettingsError(str(path), None, None, "this exists; keys are never overwritten")
     signing, sealing = PrivateKey.generate(), SealingKey.generate()
     write_private_key(signing_file, signing)
-    _write_sealing_key(sealing_file, sealing)
+    write_secret(sealing_file, _SEALING_PREFIX, sealing.raw)
     keys = HelperKeys(name=name, signing=signing.public.raw, sealing=sealing.public)
     write_helper(public_file, keys)
     return keys
@@ -81,7 +86,9 @@ def own_keys(directory: Path) -> HelperKeys:
     name = found[0].name.removesuffix(".signing.key")
     signing_file, sealing_file, _ = _files(directory, name)
     signing = read_private_key(signing_file).public.raw
-    return HelperKeys(name=name, signing=signing, sealing=_read_sealing_key(sealing_file).public)
+    hint = "not a helper's sealing key; make one with: journeyman-helper keys NAME --out DIR"
+    sealing = SealingKey(read_secret(sealing_file, _SEALING_PREFIX, hint))
+    return HelperKeys(name=name, signing=signing, sealing=sealing.public)
 
 
 def differences(charter: Charter, keys: HelperKeys) -> list[str]:
@@ -114,32 +121,3 @@ def _files(directory: Path, name: str) -> tuple[Path, Path, Path]:
         directory / f"{name}.sealing.key",
         directory / f"{name}.public",
     )
-
-
-def _write_sealing_key(path: Path, key: SealingKey) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(f"{_SEALING_PREFIX}{key.raw.hex()}\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _read_sealing_key(path: Path) -> SealingKey:
-    try:
-        mode = path.stat().st_mode
-        with path.open(encoding="ascii") as file:
-            text = file.read(200).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = f"can not read the sealing key: {error}"
-        raise SettingsError(str(path), None, None, reason) from None
-    if stat.S_IMODE(mode) & 0o077:
-        reason = f"others can read this private key; run: chmod 600 {path}"
-        raise SettingsError(str(path), None, None, reason)
-    try:
-        raw = bytes.fromhex(text.removeprefix(_SEALING_PREFIX))
-    except ValueError:
-        raw = b""
-    if not text.startswith(_SEALING_PREFIX) or len(raw) != _KEY_BYTES:
-        reason = "not a helper's sealing key; make one with: journeyman-helper keys NAME --out DIR"
-        raise SettingsError(str(path), 1, None, reason)
-    return SealingKey(raw)

@@ -65,7 +65,7 @@ def test_a_state_directory_that_can_not_be_made_ends_with_2(
 ) -> None:
     (config.parent / "state").write_text("a file is in the way")
     assert main(["run", str(config)]) == 2
-    assert "agent.state_dir: can not write here" in capsys.readouterr().err
+    assert "agent.state_dir: can not use" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["outbox.db", "models.db", "history.db"])

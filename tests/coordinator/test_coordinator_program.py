@@ -408,7 +408,8 @@ def test_a_second_coordinator_on_the_same_state_is_refused(plant: Plant, broker:
     on_floor(plant, story)
     second = command(plant, "run")
     assert second.returncode == 2
-    assert "coordinator.toml:2: coordinator.state_dir: another coordinator runs on" in second.stderr
+    assert "coordinator.toml:2: coordinator.state_dir: can not use" in second.stderr
+    assert "another coordinator runs on it" in second.stderr
 
 
 def test_a_password_file_that_is_missing_ends_the_run_as_a_configuration_error(

@@ -138,7 +138,7 @@ def test_a_directory_must_hold_exactly_one_helpers_keys(tmp_path: Path) -> None:
     ("spoil", "reason"),
     [
         (lambda path: path.chmod(0o640), "chmod 600"),
-        (lambda path: path.unlink(), "can not read the sealing key"),
+        (lambda path: path.unlink(), "can not read the private key"),
         (lambda path: path.write_text("journeyman-private-key:" + "00" * 32), "not a helper's"),
         (lambda path: path.write_text("journeyman-sealing-key:00"), "not a helper's"),
         (lambda path: path.write_text("journeyman-sealing-key:zz"), "not a helper's"),
