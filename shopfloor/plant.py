@@ -97,7 +97,6 @@ class Plant:
     coordinator_config: Path
     coordinator_state: Path
     bundle: Path
-    root_key_hex: str
 
 
 def lay_out(directory: Path, options: Options) -> Plant:
@@ -148,7 +147,6 @@ def lay_out(directory: Path, options: Options) -> Plant:
         coordinator_config=coordinator,
         coordinator_state=directory / "coordinator",
         bundle=bundle,
-        root_key_hex=root.raw.hex(),
     )
 
 

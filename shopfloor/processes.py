@@ -34,7 +34,6 @@ class Child:
     restarts: bool = False
     ends: bool = False
     process: subprocess.Popen[bytes] | None = None
-    deaths: int = 0
 
     def start(self) -> None:
         """Start it, its output appended to the log."""
@@ -87,7 +86,6 @@ class Processes:
                     continue
                 if child.ends and child.process.returncode == 0:
                     continue
-                child.deaths += 1
                 if not child.restarts or child.process.returncode == 2:
                     reason = f"{child.name} ended with status {child.process.returncode}"
                     raise ChildError(f"{reason}; see {child.log}\n{child.last_words()}")

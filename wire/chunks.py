@@ -71,11 +71,6 @@ class Assembly:
         """Indices of the chunks that have not arrived."""
         return [index for index, chunk in enumerate(self._chunks) if chunk is None]
 
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of the chunks held."""
-        return sum(len(chunk) for chunk in self._chunks if chunk is not None)
-
     def join(self) -> bytes:
         """Return the whole content, verified against its own SHA-256."""
         if self.missing:

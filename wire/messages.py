@@ -209,7 +209,6 @@ class UpdateHeader(Message, frozen=True, kw_only=True):
     dropped: Annotated[str, msgspec.Meta(max_length=40)] = ""
 
 
-Outcome = Literal["folded", "refused", "void", "dropped"]
 TERMINAL: tuple[str, ...] = ("folded", "refused", "void", "dropped")
 
 

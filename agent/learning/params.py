@@ -36,16 +36,6 @@ def unflatten(vector: Vector, like: Params) -> Params:
     return views
 
 
-def delta(start: Params, end: Params) -> Params:
-    """Return end - start, tensor by tensor: what training changed.
-
-    Raises:
-      ValueError: the two have different names or shapes.
-    """
-    check_same_layout(start, end)
-    return {name: end[name] - value for name, value in start.items()}
-
-
 def check_same_layout(expected: Params, given: Params) -> None:
     """Check that two parameter sets have the same names, order and shapes, in float32.
 

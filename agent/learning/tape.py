@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.learning.ir import Array, Attribute, Node
-from agent.learning.shapes import BATCH, Shape, has_batch
+from agent.learning.shapes import BATCH, Shape
 
 GENERATED = "%"
 """First character of every generated name."""
@@ -114,7 +114,3 @@ class Tape:
             for name, shape in zip((first, second), shapes, strict=True)
         ]
         return self.emit("Gemm", *flat, transA=1)
-
-    def batched(self, name: str) -> bool:
-        """Tell whether a forward value has a batch axis."""
-        return has_batch(self.shapes[name])

@@ -23,7 +23,7 @@ from agent.learning.golden import (
 from agent.learning.graph import initial_params, read_graph
 from agent.learning.losses import Loss
 from agent.learning.optimizers import OptimizerName, optimizer_named
-from agent.learning.params import delta, flatten
+from agent.learning.params import flatten, unflatten
 from agent.learning.train import TrainingDiverged, TrainingPlan, train
 
 PLAN = TrainingPlan(epochs=5, batch_size=32, optimizer="adam", learning_rate=1e-2, seed=3)
@@ -98,8 +98,8 @@ def test_a_stop_is_obeyed_between_steps(backend: OnnxRuntimeBackend) -> None:
 def test_a_proximal_term_keeps_parameters_near_the_start(backend: OnnxRuntimeBackend) -> None:
     def distance(proximal: float) -> float:
         plan = replace(PLAN, optimizer="sgd", learning_rate=0.1, proximal=proximal)
-        moved = delta(START, train(backend, START, *rows(), plan).params)
-        return float(np.linalg.norm(flatten(moved)))
+        moved = flatten(train(backend, START, *rows(), plan).params) - flatten(START)
+        return float(np.linalg.norm(moved))
 
     assert distance(5.0) < 0.5 * distance(0.0)
 
@@ -121,8 +121,25 @@ def test_positive_weight_weighs_rows_with_label_one(backend: OnnxRuntimeBackend)
     order = np.random.default_rng(plan.seed).permutation(64)
     weights = np.where(y[order, 0] > 0, 4, 1).astype(np.float32)
     _, gradient = backend.grads(START, x[order], y[order], weights)
-    moved = delta(START, train(backend, START, x, y, plan).params)
-    assert np.allclose(flatten(moved), -1e-2 * flatten(gradient), atol=1e-6)
+    moved = flatten(train(backend, START, x, y, plan).params) - flatten(START)
+    assert np.allclose(moved, -1e-2 * flatten(gradient), atol=1e-6)
+
+
+def test_the_learning_rate_goes_linearly_to_the_last_one_epoch_by_epoch(
+    backend: OnnxRuntimeBackend,
+) -> None:
+    x, y = rows(32)
+    falling = replace(
+        PLAN, epochs=3, batch_size=32, optimizer="sgd", learning_rate=0.3, last_learning_rate=0.1
+    )
+    vector = flatten(START)
+    params = START
+    for rate in (0.3, 0.2, 0.1):  # one batch holds all rows, so their order does not matter
+        _, gradient = backend.grads(params, x, y, np.ones(32, np.float32))
+        vector = vector - np.float32(rate) * flatten(gradient)
+        params = unflatten(vector, START)
+    got = flatten(train(backend, START, x, y, falling).params)
+    assert np.allclose(got, vector, atol=1e-6)
 
 
 def test_divergence_is_an_error_and_not_a_result(backend: OnnxRuntimeBackend) -> None:
