@@ -169,8 +169,8 @@ def kill_times(seed: int, number: int, learn_s: float, names: list[str]) -> list
     return [(at, names[index % len(names)]) for index, at in enumerate(times)]
 
 
-async def run_demo(plant: Plant) -> RunRecord:
-    """Run the demo on a laid-out plant.
+async def run_demo(plant: Plant, *, headless: bool) -> RunRecord:
+    """Run the demo on a laid-out plant; `headless` prints plain lines instead of the live view.
 
     Raises:
       ChildError: a process of the demo ended or never got ready; all others are stopped.
@@ -180,7 +180,7 @@ async def run_demo(plant: Plant) -> RunRecord:
         plant, Ledger(plant.directory / "witness"), LinkLog(plant.directory / "links.jsonl")
     )
     try:
-        with LiveTerminal() as view:
+        with LiveTerminal(plain=headless) as view:
             demo = Demo(plant, processes, watch, view)
             async with asyncio.TaskGroup() as tasks:
                 watching = tasks.create_task(processes.watch(), name="watch processes")

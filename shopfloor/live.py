@@ -94,13 +94,16 @@ class LiveTerminal:
     Args:
       stream: where to write; standard output if not given.
       width: columns, for a terminal that does not tell its size.
+      plain: print plain lines even at a terminal.
     """
 
-    def __init__(self, stream: TextIO | None = None, width: int | None = None) -> None:
+    def __init__(
+        self, stream: TextIO | None = None, width: int | None = None, *, plain: bool = False
+    ) -> None:
         self._stream = sys.stdout if stream is None else stream
         self._live: Live | None = None
         self._printed: tuple[str, float] | None = None
-        if self._stream.isatty():
+        if self._stream.isatty() and not plain:
             console = Console(file=self._stream, width=width)
             if not console.is_dumb_terminal:
                 self._live = Live(console=console, auto_refresh=False)

@@ -63,16 +63,44 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     )
     demo.add_argument("--data", type=Path, help="replay this CSV (AI4I 2020 layout) instead")
     demo.add_argument("--seed", type=int, default=0, help="chooses split, weights and outages")
-    demo.add_argument("--strategy", choices=("fedbuff", "fedavg"), default="fedbuff")
-    demo.add_argument("--broker", choices=("auto", "mosquitto", "embedded"), default="auto")
+    demo.add_argument(
+        "--strategy",
+        choices=("fedbuff", "fedavg"),
+        default="fedbuff",
+        help="fedbuff: asynchronous (default); fedavg: synchronous rounds, evaluated after each",
+    )
+    demo.add_argument(
+        "--broker",
+        choices=("auto", "mosquitto", "embedded"),
+        default="auto",
+        help="auto: mosquitto where it is installed, else one from a library",
+    )
     demo.add_argument("--out", type=Path, help="where report and logs go (default: a new folder)")
     demo.add_argument("--headless", action="store_true", help="plain lines, no live view")
-    demo.add_argument("--duration", type=float, default=100.0, help="seconds of learning")
-    demo.add_argument("--down-share", type=float, default=0.3, help="how long links are down, 0..1")
+    demo.add_argument(
+        "--duration", type=_seconds, default=100.0, help="seconds of learning, 10 or more"
+    )
+    demo.add_argument(
+        "--down-share", type=_share, default=0.3, help="share of time without link, 0 to 0.9"
+    )
     demo.add_argument(
         "--kills", type=int, default=0, help="kill -9 coordinator and agents so often"
     )
     demo.set_defaults(command=_demo)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 10 <= value <= 86_400:
+        raise argparse.ArgumentTypeError(f"{text} is not between 10 and 86400 seconds")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 0.9:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 0.9")
+    return value
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -99,7 +127,7 @@ def _demo(options: argparse.Namespace) -> int:
                 kills=options.kills,
             ),
         )
-        record = asyncio.run(run_demo(plant))
+        record = asyncio.run(run_demo(plant, headless=options.headless))
     except (TableError, ChildError, OSError) as error:
         print(f"journeyman demo: {error}", file=sys.stderr)
         return 1

@@ -131,6 +131,18 @@ def test_forced_colors_do_not_bring_escape_codes_into_a_pipe(
     assert "\x1b" not in log.getvalue()
 
 
+def test_headless_prints_plain_lines_even_at_a_terminal() -> None:
+    reader, writer = pty.openpty()
+    with os.fdopen(writer, "w", encoding="utf-8") as terminal:
+        with LiveTerminal(terminal, plain=True) as live:
+            live.update(VIEW)
+        terminal.flush()
+        shown = os.read(reader, 65536)
+    os.close(reader)
+    assert b"\x1b" not in shown
+    assert b"136 folded of 145" in shown
+
+
 def test_a_terminal_shows_the_view_and_gets_its_cursor_back_after_an_interrupt(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
