@@ -34,7 +34,7 @@ class SiteView:
     """One site now.
 
     Attributes:
-      rows: rows read from the machine so far.
+      samples: samples read from the machine so far.
       windows: windows cut from them so far.
       outbox: updates that wait for their outcome.
       link_up: whether the site reaches the broker.
@@ -49,7 +49,7 @@ class SiteView:
     """
 
     site: str
-    rows: int
+    samples: int
     windows: int
     outbox: int
     link_up: bool
@@ -187,7 +187,7 @@ def _sites(sites: Sequence[SiteView]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, expand=True, padding=0, border_style="dim")
     table.add_column("site", style="bold", no_wrap=True, overflow="ellipsis", max_width=12)
     table.add_column("link", no_wrap=True, min_width=6)
-    for name in ("rows", "windows"):
+    for name in ("samples", "windows"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("  outbox", no_wrap=True, min_width=4 + OUTBOX_BAR)
     for name in ("trains on", "serves", "folded", "PR-AUC", "score"):
@@ -202,7 +202,7 @@ def _site_cells(site: SiteView) -> list[RenderableType]:
     return [
         site.site,
         link,
-        f"{site.rows:,}",
+        f"{site.samples:,}",
         f"{site.windows:,}",
         _outbox(site.outbox),
         _base(site),

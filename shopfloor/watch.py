@@ -148,7 +148,7 @@ class Watch:
         served = [point for point in self.quality if point.version == status.serve_version]
         return SiteView(
             site=site.name,
-            rows=status.samples,
+            samples=status.samples,
             windows=status.rows,
             outbox=status.produced - sum(_terminal(status).values()),
             link_up=not self.links.is_down(site.name),

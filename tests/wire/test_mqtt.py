@@ -4,7 +4,7 @@ import asyncio
 import random
 import socket
 from collections.abc import Callable
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -306,10 +306,22 @@ def test_an_error_of_the_program_is_not_mistaken_for_the_brokers(
         asyncio.run(scenario())
 
 
-def test_waiting_times_double_with_jitter_up_to_the_longest() -> None:
-    waits = list(islice(backoff(0.5, 30.0, random.Random(1)), 200))
-    assert all(0.25 <= wait <= 30.0 for wait in waits)
-    assert waits[0] <= 0.5
-    assert max(waits[:3]) <= 2.0
-    assert max(waits[20:]) > 20.0
-    assert len(set(waits)) == len(waits)
+def test_a_wait_is_at_most_three_times_the_one_before_and_at_most_the_longest() -> None:
+    waits = list(islice(backoff(0.5, 30.0, random.Random(1)), 500))
+    assert all(0.5 <= wait <= 30.0 for wait in waits)
+    assert waits[0] <= 1.5
+    assert all(later <= 3 * earlier for earlier, later in pairwise(waits))
+    assert waits.count(30.0) > 10
+    assert len(set(waits)) > 200
+
+
+def test_a_gateway_is_back_soon_after_a_short_outage() -> None:
+    over: list[float] = []
+    for seed in range(2000):
+        waited = 0.0
+        waits = backoff(0.5, 30.0, random.Random(seed))
+        while waited < 3.0:
+            waited += next(waits)
+        over.append(waited - 3.0)
+    assert max(over) < 9.0
+    assert sorted(over)[1900] < 4.5
