@@ -8,8 +8,9 @@ but allocates almost nothing. Refuses parameters and rows that do not fit the gr
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,18 +19,29 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from agent.learning.derive import (
-    DATA,
+    CLIP,
     GRADIENT_PREFIX,
     LOSS,
+    NORMS,
     OUTPUT,
+    derive_clipped_sum_graph,
     derive_inference_graph,
+    derive_per_example_graph,
     derive_training_graph,
+    elements_per_example,
 )
 from agent.learning.graph import Graph, Params, ValueInfo, initial_params, write_graph
 from agent.learning.ir import DTYPES
-from agent.learning.losses import TARGET, WEIGHTS, Loss
-from agent.learning.params import Vector, check_same_layout, unflatten
-from agent.learning.runtime import Backend, BackendError
+from agent.learning.losses import DATA, TARGET, WEIGHTS, Loss
+from agent.learning.params import Vector, check_same_layout, flatten, unflatten
+from agent.learning.runtime import (
+    Backend,
+    BackendError,
+    check_labels,
+    check_rows,
+    parts,
+    rows_at_once,
+)
 
 __all__ = ["Backend", "BackendError", "OnnxRuntimeBackend"]
 
@@ -45,23 +57,13 @@ _ORT_ERRORS: tuple[type[Exception], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class _Binding:
-    """A session bound to buffers for one batch size."""
-
-    io: Any
-    inputs: dict[str, NDArray[Any]]
-    loss: NDArray[np.float32]
-    gradients: Vector
-
-
 class OnnxRuntimeBackend:
     """`Backend` on plain ONNX Runtime.
 
     Not safe for use by several threads at once: calls share buffers.
 
     Attributes:
-      loss: the loss that `grads` differentiates.
+      loss: the loss that is differentiated.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class OnnxRuntimeBackend:
         arena: bool = False,
         providers: Sequence[str] = ("CPUExecutionProvider",),
     ) -> None:
-        """Derive both graphs and load them.
+        """Derive the graphs for training and for inference, and load them.
 
         Args:
           forward: the model.
@@ -87,17 +89,29 @@ class OnnxRuntimeBackend:
           BackendError: ONNX Runtime refuses the derived graphs.
         """
         self.loss = loss
+        self._forward = forward
         self._layout = initial_params(forward)
         self._names = list(self._layout)
-        training = derive_training_graph(forward, loss)
-        inference = derive_inference_graph(forward)
-        width = inference.outputs[0].shape[-1]
-        self._classes = width if loss is Loss.CROSS_ENTROPY and isinstance(width, int) else 0
-        self._inputs = {value.name: value for value in training.inputs}
+        self._size = sum(value.size for value in self._layout.values())
+        self._elements = elements_per_example(forward)
         options = _session_options(threads, arena=arena)
-        self._trainer = _load(training, options, providers)
-        self._predictor = _load(inference, options, providers)
-        self._bindings: OrderedDict[int, _Binding] = OrderedDict()
+        self._options, self._providers = options, providers
+        inference = derive_inference_graph(forward)
+        self._data, self._output = inference.inputs[0], inference.outputs[0]
+        self._predictor = _load(inference, self._options, self._providers)
+        training = derive_training_graph(forward, loss)
+        self._labels = any(value.name == TARGET for value in training.inputs)
+        self._training = _ResidentSession(_load(training, self._options, self._providers), training)
+
+    @cached_property
+    def _per_example(self) -> _ResidentSession:
+        graph = derive_per_example_graph(self._forward, self.loss)
+        return _ResidentSession(_load(graph, self._options, self._providers), graph)
+
+    @cached_property
+    def _clipped(self) -> _ResidentSession:
+        graph = derive_clipped_sum_graph(self._forward, self.loss)
+        return _ResidentSession(_load(graph, self._options, self._providers), graph)
 
     def infer(self, params: Params, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Backend.infer`.
@@ -107,7 +121,14 @@ class OnnxRuntimeBackend:
           BackendError: ONNX Runtime failed.
         """
         check_same_layout(self._layout, params)
-        _check_rows(self._inputs[DATA], x)
+        check_rows(self._data.shape, x)
+        most = rows_at_once(self._elements)
+        outputs = [self._infer_part(params, x[part]) for part in parts(len(x), most)]
+        if not outputs:
+            return np.zeros((0, *_fixed(self._output)), np.float32)
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+
+    def _infer_part(self, params: Params, x: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
             outputs = self._predictor.run([OUTPUT], {DATA: x, **params})
         except _ORT_ERRORS as error:
@@ -130,11 +151,115 @@ class OnnxRuntimeBackend:
           ValueError: an argument does not fit the model.
           BackendError: ONNX Runtime failed.
         """
-        binding = self._bind(len(x))
+        feeds = self._feeds(params, x, y, w)
+        most = rows_at_once(self._elements)
+        if len(x) <= most:
+            results = self._training.run(feeds, len(x))
+            return float(results.of(LOSS)), unflatten(results.vector(LOSS), self._layout)
+        loss, total = 0.0, np.zeros(self._size, np.float64)
+        whole = float(w.sum(dtype=np.float64))
+        for part in parts(len(x), most):
+            share = float(w[part].sum(dtype=np.float64)) / whole
+            if share:  # a part without weight has no mean
+                results = self._training.run(_cut(feeds, part), part.stop - part.start)
+                loss += share * float(results.of(LOSS))
+                total += share * results.vector(LOSS)
+        return loss, unflatten(total.astype(np.float32), self._layout)
+
+    def per_example_grads(
+        self,
+        params: Params,
+        x: NDArray[np.float32],
+        y: NDArray[Any],
+        w: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """See `Backend.per_example_grads`.
+
+        Raises:
+          ValueError: an argument does not fit the model.
+          GraphError: the model has no per-example gradients.
+          BackendError: ONNX Runtime failed.
+        """
+        feeds = self._feeds(params, x, y, w)
+        result = np.empty((len(x), self._size), np.float32)
+        for part in parts(len(x), rows_at_once(self._elements + self._size)):
+            rows = part.stop - part.start
+            outputs = self._per_example.run(_cut(feeds, part), rows)
+            first = 0
+            for name, value in self._layout.items():
+                columns = slice(first, first + value.size)
+                result[part, columns] = outputs.of(GRADIENT_PREFIX + name).reshape(rows, -1)
+                first += value.size
+        return result
+
+    def clipped_sum(
+        self,
+        params: Params,
+        x: NDArray[np.float32],
+        y: NDArray[Any],
+        w: NDArray[np.float32],
+        clip_norm: float,
+    ) -> tuple[Params, NDArray[np.float32]]:
+        """See `Backend.clipped_sum`.
+
+        Raises:
+          ValueError: an argument does not fit the model.
+          GraphError: the model has no per-example gradients.
+          BackendError: ONNX Runtime failed.
+        """
+        if not clip_norm > 0:
+            raise ValueError(f"clip_norm must be positive, is {clip_norm}")
+        feeds = {**self._feeds(params, x, y, w), CLIP: np.array(clip_norm, np.float32)}
+        total = np.zeros(self._size, np.float32)
+        norms = np.empty(len(x), np.float32)
+        for part in parts(len(x), rows_at_once(self._elements + self._size)):
+            outputs = self._clipped.run(_cut(feeds, part), part.stop - part.start)
+            norms[part] = outputs.of(NORMS)
+            total += outputs.vector(NORMS)
+        return unflatten(total, self._layout), norms
+
+    def _feeds(
+        self,
+        params: Params,
+        x: NDArray[np.float32],
+        y: NDArray[Any],
+        w: NDArray[np.float32],
+    ) -> dict[str, NDArray[Any]]:
+        if len(x) < 1 or w.shape != (len(x),) or len(y) != len(x):
+            raise ValueError(f"{len(x)} rows, {len(y)} labels and weights {w.shape} do not match")
         if list(params) != self._names:
             check_same_layout(self._layout, params)
-        feeds = {DATA: x, TARGET: y, WEIGHTS: w, **params}
-        for name, buffer in binding.inputs.items():
+        width = self._output.shape[-1]
+        check_labels(self.loss, y, width if isinstance(width, int) else 0)
+        labels = {TARGET: y} if self._labels else {}
+        return {DATA: x, WEIGHTS: w, **labels, **params}
+
+
+@dataclass(frozen=True)
+class _Results:
+    """Buffers of one run; valid until the session's next run."""
+
+    outputs: Mapping[str, NDArray[Any]]
+
+    def of(self, name: str) -> NDArray[Any]:
+        return self.outputs[name]
+
+    def vector(self, without: str) -> Vector:
+        """Copy all outputs but `without` into one new vector."""
+        return flatten({name: v for name, v in self.outputs.items() if name != without})
+
+
+class _ResidentSession:
+    """A session whose inputs and outputs live in buffers bound once for each batch size."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, graph: Graph) -> None:
+        self._session = session
+        self._graph = graph
+        self._bound: OrderedDict[int, _Bound] = OrderedDict()
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], rows: int) -> _Results:
+        bound = self._bind(rows)
+        for name, buffer in bound.inputs.items():
             value = feeds[name]
             if value.shape != buffer.shape or value.dtype != buffer.dtype:
                 raise ValueError(
@@ -142,34 +267,47 @@ class OnnxRuntimeBackend:
                     f"{buffer.shape}"
                 )
             np.copyto(buffer, value)
-        if self._classes:
-            _check_labels(y, self._classes)
         try:
-            self._trainer.run_with_iobinding(binding.io)
+            self._session.run_with_iobinding(bound.io)
         except _ORT_ERRORS as error:
             raise BackendError(f"training step failed: {error}") from error
-        return float(binding.loss[0]), unflatten(binding.gradients.copy(), self._layout)
+        return bound.results
 
-    def _bind(self, rows: int) -> _Binding:
-        if rows < 1:
-            raise ValueError("a batch must have at least one row")
-        known = self._bindings.get(rows)
+    def _bind(self, rows: int) -> _Bound:
+        known = self._bound.get(rows)
         if known is not None:
-            self._bindings.move_to_end(rows)
+            self._bound.move_to_end(rows)
             return known
-        while len(self._bindings) >= _BINDINGS:
-            self._bindings.popitem(last=False)
-        io = self._trainer.io_binding()
-        inputs = {name: _buffer(value, rows) for name, value in self._inputs.items()}
+        while len(self._bound) >= _BINDINGS:
+            self._bound.popitem(last=False)
+        io = self._session.io_binding()
+        inputs = {value.name: _buffer(value, rows) for value in self._graph.inputs}
+        outputs = {value.name: _buffer(value, rows) for value in self._graph.outputs}
         for name, buffer in inputs.items():
             _bind(io.bind_input, name, buffer)
-        loss = np.zeros(1, np.float32)
-        io.bind_output(LOSS, "cpu", 0, np.float32, (), loss.ctypes.data)
-        gradients = np.zeros(sum(p.size for p in self._layout.values()), np.float32)
-        for name, view in unflatten(gradients, self._layout).items():
-            _bind(io.bind_output, GRADIENT_PREFIX + name, view)
-        self._bindings[rows] = _Binding(io, inputs, loss, gradients)
-        return self._bindings[rows]
+        for name, buffer in outputs.items():
+            _bind(io.bind_output, name, buffer)
+        self._bound[rows] = _Bound(io, inputs, _Results(outputs))
+        return self._bound[rows]
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """A session bound to buffers for one batch size."""
+
+    io: Any
+    inputs: dict[str, NDArray[Any]]
+    results: _Results
+
+
+def _cut(feeds: Mapping[str, NDArray[Any]], part: slice) -> dict[str, NDArray[Any]]:
+    """Cut what has one entry for each row, leave the rest."""
+    rows = {name: value[part] for name, value in feeds.items() if name in (DATA, TARGET, WEIGHTS)}
+    return {**feeds, **rows}
+
+
+def _fixed(value: ValueInfo) -> list[int]:
+    return [size for size in value.shape if isinstance(size, int)]
 
 
 def _buffer(value: ValueInfo, rows: int) -> NDArray[Any]:
@@ -179,18 +317,6 @@ def _buffer(value: ValueInfo, rows: int) -> NDArray[Any]:
 
 def _bind(bind: Callable[..., None], name: str, buffer: NDArray[Any]) -> None:
     bind(name, "cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data)
-
-
-def _check_labels(y: NDArray[Any], classes: int) -> None:
-    # The graph's OneHot would take a label out of range for no class at all.
-    wrong = y[(y < 0) | (y >= classes)]
-    if wrong.size:
-        raise ValueError(f"label {wrong[0]} is outside 0 to {classes - 1}")
-
-
-def _check_rows(expected: ValueInfo, x: NDArray[Any]) -> None:
-    if x.dtype != np.float32 or x.shape[1:] != expected.shape[1:] or x.ndim == 0:
-        raise ValueError(f"rows are {x.dtype} {x.shape}, expected float32 {expected.shape}")
 
 
 def _session_options(threads: int, *, arena: bool) -> onnxruntime.SessionOptions:

@@ -17,15 +17,29 @@ from dataclasses import replace
 import numpy as np
 
 from agent.learning.ir import Graph, GraphError, Node, ValueInfo, check_graph, is_trainable
-from agent.learning.losses import TARGET, WEIGHTS, Loss, target_of, write_loss
+from agent.learning.losses import (
+    DATA,
+    TARGET,
+    WEIGHTS,
+    Loss,
+    target_of,
+    write_example_slopes,
+    write_mean_loss,
+)
 from agent.learning.operators import OPERATORS
-from agent.learning.shapes import BATCH, Shape, check_shape
+from agent.learning.shapes import BATCH, Shape, check_shape, elements, has_batch
 from agent.learning.tape import GENERATED, Tape
 
-DATA, LOSS, OUTPUT, GRADIENT_PREFIX = "x", "loss", "output", "grad:"
-"""Names in derived graphs: the input rows, the loss, the model's output, the gradients."""
+LOSS, OUTPUT, GRADIENT_PREFIX = "loss", "output", "grad:"
+"""Names in derived graphs: the loss, the model's output, the gradients."""
 
-_RESERVED = frozenset({DATA, TARGET, WEIGHTS, LOSS, OUTPUT})
+CLIP, NORMS = "clip", "norms"
+"""Names in clipped-sum graphs: the largest norm of one example's gradient, and the norms found."""
+
+LARGEST_MODEL = 4 << 20
+"""Elements of all values of a forward pass of one example together; float32, so 16 MiB."""
+
+_RESERVED = frozenset({DATA, TARGET, WEIGHTS, LOSS, OUTPUT, CLIP, NORMS})
 
 
 def derive_training_graph(forward: Graph, loss: Loss) -> Graph:
@@ -44,27 +58,82 @@ def derive_training_graph(forward: Graph, loss: Loss) -> Graph:
         output does not depend on.
     """
     tape, output = _replay(forward)
-    target = target_of(loss, tape.shapes[output])
     steps = list(tape.nodes)
-    value, slope = write_loss(tape, loss, output)
-    tape.gradients[output] = slope
-    for node in reversed(steps):
-        gradient = tape.gradients.get(node.outputs[0])
-        if gradient is None or node.outputs[0] not in tape.needed:
-            continue
-        for name, contribution in OPERATORS[node.op].adjoint(tape, node, gradient):
-            if name in tape.needed:
-                tape.add_gradient(name, contribution)
-    parameters = _parameters(forward)
-    results = {LOSS: value}
-    for parameter in parameters:
-        if parameter.name not in tape.gradients:
-            raise GraphError(f"parameter {parameter.name!r}", "does not reach the model's output")
-        results[GRADIENT_PREFIX + parameter.name] = tape.gradients[parameter.name]
+    mean = write_mean_loss(tape, loss, output)
+    tape.gradients[output] = mean.slope
+    gradients = _backward(tape, steps, forward)
     outputs = [ValueInfo(LOSS, "float32", ())]
+    outputs += [replace(p, name=GRADIENT_PREFIX + p.name) for p in _parameters(forward)]
+    return _finish(
+        tape,
+        _training_inputs(tape, forward, loss, output),
+        outputs,
+        {
+            LOSS: mean.value,
+            **gradients,
+        },
+    )
+
+
+def derive_per_example_graph(forward: Graph, loss: Loss) -> Graph:
+    """Derive the graph that computes each example's own gradients.
+
+    Args:
+      forward: as for `derive_training_graph`.
+      loss: what to differentiate.
+
+    Returns:
+      A graph with the inputs of the training graph and, for each parameter of shape S, the output
+      `grad:<parameter>` of shape (N, *S): example n's is the gradient of w_n l_n.
+
+    Raises:
+      GraphError: as `derive_training_graph`.
+    """
+    tape, output = _replay(forward, per_example=True)
+    gradients = _per_example_gradients(tape, forward, loss, output)
+    outputs = [
+        ValueInfo(GRADIENT_PREFIX + p.name, "float32", (BATCH, *p.shape))
+        for p in _parameters(forward)
+    ]
+    return _finish(tape, _training_inputs(tape, forward, loss, output), outputs, gradients)
+
+
+def derive_clipped_sum_graph(forward: Graph, loss: Loss) -> Graph:
+    """Derive the graph that sums the examples' gradients, each clipped to a norm first.
+
+    The clipping of differentially private training (Abadi et al., arXiv:1607.00133, algorithm 1);
+    the noise is no part of the graph, because no graph has a trustworthy source of randomness.
+
+    Args:
+      forward: as for `derive_training_graph`.
+      loss: what to differentiate.
+
+    Returns:
+      A graph with the inputs of the training graph and the scalar `clip`, and the outputs `norms`
+      (N,), the norms |g_n| of the examples' gradients over all parameters before clipping, and
+      `grad:<parameter>`, the sums over n of g_n min(1, clip / |g_n|).
+
+    Raises:
+      GraphError: as `derive_training_graph`.
+    """
+    tape, output = _replay(forward, per_example=True)
+    gradients = _per_example_gradients(tape, forward, loss, output)
+    parameters = _parameters(forward)
+    flat = {
+        name: tape.emit("Reshape", value, tape.ints(0, -1)) for name, value in gradients.items()
+    }
+    squares = [tape.emit("ReduceSumSquare", v, tape.ints(1), keepdims=0) for v in flat.values()]
+    total = squares[0] if len(squares) == 1 else tape.emit("Sum", *squares)
+    norms = tape.emit("Sqrt", total)
+    factor = tape.emit("Min", tape.emit("Div", CLIP, norms), tape.scalar(1.0))
+    row = tape.emit("Unsqueeze", factor, tape.ints(0))
+    results = {NORMS: norms}
+    for parameter in parameters:
+        name = GRADIENT_PREFIX + parameter.name
+        results[name] = tape.reshape(tape.emit("MatMul", row, flat[name]), _sizes(parameter))
+    outputs = [ValueInfo(NORMS, "float32", (BATCH,))]
     outputs += [replace(p, name=GRADIENT_PREFIX + p.name) for p in parameters]
-    weights = ValueInfo(WEIGHTS, "float32", (BATCH,))
-    inputs = (_data(forward), target, weights, *parameters)
+    inputs = (*_training_inputs(tape, forward, loss, output), ValueInfo(CLIP, "float32", ()))
     return _finish(tape, inputs, outputs, results)
 
 
@@ -81,6 +150,60 @@ def derive_inference_graph(forward: Graph) -> Graph:
     inputs = (_data(forward), *_parameters(forward))
     outputs = [ValueInfo(OUTPUT, "float32", tape.shapes[output])]
     return _finish(tape, inputs, outputs, {OUTPUT: output})
+
+
+def elements_per_example(forward: Graph) -> int:
+    """Count the elements of all values of a forward pass of one example.
+
+    Raises:
+      GraphError: as `derive_training_graph`.
+    """
+    tape, _ = _replay(forward)
+    return sum(elements(shape) for shape in tape.shapes.values() if has_batch(shape))
+
+
+def output_shape(forward: Graph) -> Shape:
+    """Return the shape of a model's output; the batch axis is `BATCH`.
+
+    Raises:
+      GraphError: as `derive_training_graph`.
+    """
+    tape, output = _replay(forward)
+    return tape.shapes[output]
+
+
+def _training_inputs(tape: Tape, forward: Graph, loss: Loss, output: str) -> tuple[ValueInfo, ...]:
+    target = target_of(loss, tape.shapes[output], tape.shapes[DATA])
+    labels = () if target is None else (target,)
+    weights = ValueInfo(WEIGHTS, "float32", (BATCH,))
+    return (_data(forward), *labels, weights, *_parameters(forward))
+
+
+def _per_example_gradients(tape: Tape, forward: Graph, loss: Loss, output: str) -> dict[str, str]:
+    steps = list(tape.nodes)
+    tape.gradients[output] = write_example_slopes(tape, loss, output)
+    return _backward(tape, steps, forward)
+
+
+def _backward(tape: Tape, steps: list[Node], forward: Graph) -> dict[str, str]:
+    """Walk the forward nodes backwards; return output name -> gradient for each parameter."""
+    for node in reversed(steps):
+        gradient = tape.gradients.get(node.outputs[0])
+        if gradient is None or node.outputs[0] not in tape.needed:
+            continue
+        for name, contribution in OPERATORS[node.op].adjoint(tape, node, gradient):
+            if name in tape.needed:
+                tape.add_gradient(name, contribution)
+    gradients = {}
+    for parameter in _parameters(forward):
+        if parameter.name not in tape.gradients:
+            raise GraphError(f"parameter {parameter.name!r}", "does not reach the model's output")
+        gradients[GRADIENT_PREFIX + parameter.name] = tape.gradients[parameter.name]
+    return gradients
+
+
+def _sizes(value: ValueInfo) -> Shape:
+    return tuple(size for size in value.shape if size is not None)
 
 
 def _data(forward: Graph) -> ValueInfo:
@@ -111,13 +234,13 @@ def _parameters(forward: Graph) -> list[ValueInfo]:
     return parameters
 
 
-def _replay(forward: Graph) -> tuple[Tape, str]:
+def _replay(forward: Graph, *, per_example: bool = False) -> tuple[Tape, str]:
     """Write a forward graph to a new tape, with shapes; return it and the output's name."""
     check_graph(forward)
-    tape = Tape()
+    tape = Tape(per_example=per_example)
     data = _data(forward)
     names = {forward.inputs[0].name: DATA}
-    tape.shapes[DATA] = tuple(size for size in data.shape if size is not None)
+    tape.shapes[DATA] = _sizes(data)
     for parameter in _parameters(forward):
         names[parameter.name] = parameter.name
         tape.shapes[parameter.name] = forward.initializers[parameter.name].shape
@@ -127,8 +250,14 @@ def _replay(forward: Graph) -> tuple[Tape, str]:
             names[name] = tape.constant(value)
             tape.constants[names[name]] = value
             tape.shapes[names[name]] = value.shape
-    for node in _contributing(forward):
-        _replay_node(tape, node, names)
+    room = LARGEST_MODEL
+    for node in _reaching([forward.outputs[0].name], forward.nodes):
+        shape = _replay_node(tape, node, names)
+        room -= elements(shape) if has_batch(shape) else 0
+        if room < 0:
+            raise GraphError(
+                node.describe(), f"one example's values exceed {LARGEST_MODEL} elements here"
+            )
     output = names[forward.outputs[0].name]
     if output not in tape.needed or tape.shapes[output][:1] != (BATCH,):
         raise GraphError(
@@ -137,24 +266,13 @@ def _replay(forward: Graph) -> tuple[Tape, str]:
     return tape, output
 
 
-def _contributing(forward: Graph) -> Iterable[Node]:
-    """Return the nodes that the output depends on, in order."""
-    wanted = {forward.outputs[0].name}
-    kept = []
-    for node in reversed(forward.nodes):
-        if wanted.intersection(node.outputs):
-            wanted.update(node.inputs)
-            kept.append(node)
-    return reversed(kept)
-
-
-def _replay_node(tape: Tape, node: Node, names: dict[str, str]) -> None:
+def _replay_node(tape: Tape, node: Node, names: dict[str, str]) -> Shape:
     operator = OPERATORS.get(node.op)
     if operator is None:
         raise GraphError(node.describe(), f"operator {node.op!r} cannot be derived")
     operator.check(node)
-    moved = replace(node, inputs=tuple(names[name] for name in node.inputs))
-    shapes = [tape.shapes[name] for name in moved.inputs]
+    moved = replace(node, inputs=tuple(names[name] if name else "" for name in node.inputs))
+    shapes = [tape.shapes[name] if name else () for name in moved.inputs]
     for index, name in enumerate(moved.inputs):
         constant = tape.constants.get(name)
         if constant is not None and constant.dtype != np.float32 and index not in operator.settings:
@@ -170,6 +288,7 @@ def _replay_node(tape: Tape, node: Node, names: dict[str, str]) -> None:
         tape.needed.add(output)
     names[node.outputs[0]] = output
     tape.shapes[output] = shape
+    return shape
 
 
 def _finish(
@@ -195,6 +314,18 @@ def _finish(
         )
         for node in tape.nodes
     ]
+    nodes = _reaching(results, (*nodes, *copies))
     used = {name for node in nodes for name in node.inputs}
     constants = {name: value for name, value in tape.initializers.items() if name in used}
-    return Graph((*nodes, *copies), inputs, tuple(outputs), constants)
+    return Graph(tuple(nodes), inputs, tuple(outputs), constants)
+
+
+def _reaching(wanted: Iterable[str], nodes: Iterable[Node]) -> list[Node]:
+    """Return the nodes, in order, that the values `wanted` depend on."""
+    needed = set(wanted)
+    kept = []
+    for node in reversed(tuple(nodes)):
+        if needed.intersection(node.outputs):
+            needed.update(node.inputs)
+            kept.append(node)
+    return kept[::-1]

@@ -1,7 +1,8 @@
 """Losses: per-example values and the gradient in the model's output, written to a tape.
 
 Every loss is a mean over the batch weighted by `w`: sum(w l) / sum(w). A batch whose weights
-sum to 0 gives NaN; the caller keeps such batches away.
+sum to 0 gives NaN; the caller keeps such batches away. `example_losses` computes the same values
+in numpy, for judging outputs without a training graph.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.learning.ir import GraphError, ValueInfo
 from agent.learning.shapes import BATCH, Shape, elements
 from agent.learning.tape import Tape
 
-TARGET, WEIGHTS = "y", "w"
-"""Names of the training graph's inputs for labels and for the examples' weights."""
+DATA, TARGET, WEIGHTS = "x", "y", "w"
+"""Names of derived graphs' inputs for rows, for labels and for the examples' weights."""
 
 
 class Loss(Enum):
@@ -26,11 +29,16 @@ class Loss(Enum):
     `BINARY_CROSS_ENTROPY`: logits (N, 1), y float32 (N, 1) in [0, 1].
     `CROSS_ENTROPY`: logits (N, C), y int64 (N,) in [0, C).
     `MSE`: output and y of one shape (N, ...), float32; mean over all axes but the batch's.
+    `HUBER`: as `MSE`, with d^2 / 2 for errors |d| <= 1 and |d| - 1/2 beyond; so one unit of the
+      (scaled) label is where an error begins to count as an outlier (Huber 1964).
+    `RECONSTRUCTION`: `MSE` between the output and the input x itself; y has shape (N, 0).
     """
 
     BINARY_CROSS_ENTROPY = "binary_cross_entropy"
     CROSS_ENTROPY = "cross_entropy"
     MSE = "mse"
+    HUBER = "huber"
+    RECONSTRUCTION = "reconstruction"
 
 
 @dataclass(frozen=True)
@@ -41,50 +49,71 @@ class _PerExample:
     slope: str
 
 
-def _binary_cross_entropy(tape: Tape, logits: str, shape: Shape) -> _PerExample:
+def _binary_cross_entropy(tape: Tape, logits: str, target: str) -> _PerExample:
     """Write max(z, 0) - z y + log(1 + exp(-|z|)) and sigmoid(z) - y; neither can overflow.
 
     The sigmoid is exp(min(z, 0)) / (1 + exp(-|z|)): ONNX Runtime's own `Sigmoid` (1.31) is 0.02 %
     off at -10 and 7 % at -14, measured, and a confident model's gradients live there.
     """
-    del shape
     positive = tape.emit("Relu", logits)
     minus_size = tape.emit("Neg", tape.emit("Abs", logits))
-    linear = tape.emit("Sub", positive, tape.emit("Mul", logits, TARGET))
+    linear = tape.emit("Sub", positive, tape.emit("Mul", logits, target))
     sums = tape.emit("Add", linear, tape.emit("Softplus", minus_size))
     numerator = tape.emit("Exp", tape.emit("Sub", logits, positive))
     denominator = tape.emit("Add", tape.emit("Exp", minus_size), tape.scalar(1.0))
     share = tape.emit("Div", numerator, denominator)
     value = tape.emit("Reshape", sums, tape.ints(-1))
-    return _PerExample(value, tape.emit("Sub", share, TARGET))
+    return _PerExample(value, tape.emit("Sub", share, target))
 
 
-def _cross_entropy(tape: Tape, logits: str, shape: Shape) -> _PerExample:
+def _cross_entropy(tape: Tape, logits: str, target: str) -> _PerExample:
     log_shares = tape.emit("LogSoftmax", logits, axis=1)
     switch = tape.constant(np.array([0, 1], np.float32))
-    chosen = tape.emit("OneHot", TARGET, tape.ints(int(shape[1])), switch, axis=-1)
+    classes = tape.ints(int(tape.shapes[logits][1]))
+    chosen = tape.emit("OneHot", target, classes, switch, axis=-1)
     picked = tape.emit("Mul", chosen, log_shares)
     value = tape.emit("Neg", tape.emit("ReduceSum", picked, tape.ints(1), keepdims=0))
     return _PerExample(value, tape.emit("Sub", tape.emit("Exp", log_shares), chosen))
 
 
-def _mse(tape: Tape, output: str, shape: Shape) -> _PerExample:
-    difference = tape.emit("Sub", output, TARGET)
-    square = tape.emit("Mul", difference, difference)
-    axes = tape.ints(*range(1, len(shape)))
-    value = tape.emit("ReduceMean", square, axes, keepdims=0)
+def _mse(tape: Tape, output: str, target: str) -> _PerExample:
+    shape = tape.shapes[output]
+    difference = tape.emit("Sub", output, target)
+    value = _example_mean(tape, tape.emit("Mul", difference, difference), shape)
     return _PerExample(value, tape.emit("Mul", difference, tape.scalar(2.0 / elements(shape))))
 
 
-_WRITERS: Mapping[Loss, Callable[[Tape, str, Shape], _PerExample]] = {
+def _huber(tape: Tape, output: str, target: str) -> _PerExample:
+    # With c the difference d clipped to [-1, 1], the loss is c (d - c / 2) and its slope is c.
+    shape = tape.shapes[output]
+    difference = tape.emit("Sub", output, target)
+    clipped = tape.emit("Clip", difference, tape.scalar(-1.0), tape.scalar(1.0))
+    half = tape.emit("Mul", clipped, tape.scalar(0.5))
+    each = tape.emit("Mul", clipped, tape.emit("Sub", difference, half))
+    value = _example_mean(tape, each, shape)
+    return _PerExample(value, tape.emit("Mul", clipped, tape.scalar(1.0 / elements(shape))))
+
+
+def _example_mean(tape: Tape, value: str, shape: Shape) -> str:
+    return tape.emit("ReduceMean", value, tape.ints(*range(1, len(shape))), keepdims=0)
+
+
+_WRITERS: Mapping[Loss, Callable[[Tape, str, str], _PerExample]] = {
     Loss.BINARY_CROSS_ENTROPY: _binary_cross_entropy,
     Loss.CROSS_ENTROPY: _cross_entropy,
     Loss.MSE: _mse,
+    Loss.HUBER: _huber,
+    Loss.RECONSTRUCTION: _mse,
 }
 
 
-def target_of(loss: Loss, shape: Shape) -> ValueInfo:
-    """Return the labels' type for a model output of `shape`.
+def target_of(loss: Loss, shape: Shape, data: Shape) -> ValueInfo | None:
+    """Return the labels' type for a model output of `shape`; None when there are no labels.
+
+    Args:
+      loss: what is to judge the output.
+      shape: of the output.
+      data: shape of the input.
 
     Raises:
       GraphError: this loss cannot judge an output of this shape.
@@ -93,23 +122,81 @@ def target_of(loss: Loss, shape: Shape) -> ValueInfo:
         Loss.BINARY_CROSS_ENTROPY: shape[1:] == (1,),
         Loss.CROSS_ENTROPY: len(shape) == 2 and shape[1] != 1,
         Loss.MSE: len(shape) >= 2,
+        Loss.HUBER: len(shape) >= 2,
+        Loss.RECONSTRUCTION: shape == data,
     }
     if shape[:1] != (BATCH,) or not fits[loss]:
         raise GraphError("model output", f"loss {loss.value} cannot judge shape {shape}")
+    if loss is Loss.RECONSTRUCTION:
+        return None
     if loss is Loss.CROSS_ENTROPY:
         return ValueInfo(TARGET, "int64", (BATCH,))
     return ValueInfo(TARGET, "float32", shape)
 
 
-def write_loss(tape: Tape, loss: Loss, output: str) -> tuple[str, str]:
-    """Write a loss of the forward value `output`.
+@dataclass(frozen=True)
+class MeanLoss:
+    """Names: `value` is the scalar weighted mean loss, `slope` its gradient in the output."""
 
-    Returns:
-      Names of the scalar weighted mean loss, and of its gradient in `output`.
+    value: str
+    slope: str
+
+
+def write_mean_loss(tape: Tape, loss: Loss, output: str) -> MeanLoss:
+    """Write the weighted mean loss of the forward value `output`.
+
+    Raises:
+      GraphError: this loss cannot judge an output of this shape.
     """
-    shape = tape.shapes[output]
-    example = _WRITERS[loss](tape, output, shape)
+    example = _write(tape, loss, output)
     share = tape.emit("Div", WEIGHTS, tape.emit("ReduceSum", WEIGHTS, keepdims=0))
     value = tape.emit("ReduceSum", tape.emit("Mul", example.value, share), keepdims=0)
-    column = tape.reshape(share, (BATCH, *(1,) * (len(shape) - 1)))
-    return value, tape.emit("Mul", example.slope, column)
+    return MeanLoss(value, _scaled(tape, example.slope, share, output))
+
+
+def write_example_slopes(tape: Tape, loss: Loss, output: str) -> str:
+    """Write the gradients of each example's own weighted loss w_n l_n in `output`.
+
+    Raises:
+      GraphError: this loss cannot judge an output of this shape.
+    """
+    return _scaled(tape, _write(tape, loss, output).slope, WEIGHTS, output)
+
+
+def _write(tape: Tape, loss: Loss, output: str) -> _PerExample:
+    target = target_of(loss, tape.shapes[output], tape.shapes[DATA])
+    return _WRITERS[loss](tape, output, DATA if target is None else TARGET)
+
+
+def _scaled(tape: Tape, slope: str, factors: str, output: str) -> str:
+    axes = len(tape.shapes[output]) - 1
+    return tape.emit("Mul", slope, tape.reshape(factors, (BATCH, *(1,) * axes)))
+
+
+def example_losses(
+    loss: Loss, output: NDArray[np.float32], target: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Compute each example's loss, as the derived graphs do.
+
+    Args:
+      loss: which.
+      output: the model's, float32 (N, ...).
+      target: labels as `Loss` says; for `RECONSTRUCTION` the input rows themselves.
+
+    Returns:
+      float64 (N,).
+    """
+    z = output.astype(np.float64)
+    if loss is Loss.CROSS_ENTROPY:
+        shifted = z - z.max(axis=1, keepdims=True)
+        chosen = np.take_along_axis(shifted, target.reshape(-1, 1), axis=1)[:, 0]
+        return np.asarray(np.log(np.exp(shifted).sum(axis=1)) - chosen)
+    if loss is Loss.BINARY_CROSS_ENTROPY:
+        return np.asarray(np.logaddexp(0.0, z) - z * target).reshape(len(z))
+    difference = z - target
+    if loss is Loss.HUBER:
+        clipped = np.clip(difference, -1.0, 1.0)
+        each = clipped * (difference - clipped / 2)
+    else:
+        each = difference * difference
+    return np.asarray(each.reshape(len(z), -1).mean(axis=1))

@@ -47,13 +47,15 @@ def _adjoint_gemm(tape: Tape, node: Node, gradient: str) -> Iterator[tuple[str, 
     transposed = int_attribute(node, "transB", 0)
     alpha = float_attribute(node, "alpha", 1.0)
     beta = float_attribute(node, "beta", 1.0)
-    if data in tape.needed:
-        yield data, tape.emit("Gemm", gradient, matrix, transB=1 - transposed, alpha=alpha)
     output = tape.shapes[node.outputs[0]]
+    if data in tape.needed and tape.gradient_shape(output) == output:
+        yield data, tape.emit("Gemm", gradient, matrix, transB=1 - transposed, alpha=alpha)
+    elif data in tape.needed:
+        factor = matrix if transposed else tape.emit("Transpose", matrix, perm=(1, 0))
+        yield data, _scaled(tape, tape.emit("MatMul", gradient, factor), alpha)
     if matrix in tape.needed:
-        factors = ((data, tape.shapes[data]), (gradient, output))
-        (left, first), (right, second) = factors[::-1] if transposed else factors
-        yield matrix, _scaled(tape, tape.contract(left, right, (first, second)), alpha)
+        product = tape.contract(data, gradient, (tape.shapes[data], output), swap=transposed == 1)
+        yield matrix, _scaled(tape, product, alpha)
     if len(node.inputs) > 2 and node.inputs[2] in tape.needed:
         bias = node.inputs[2]
         yield bias, _scaled(tape, tape.sum_to(gradient, output, tape.shapes[bias]), beta)
@@ -73,13 +75,13 @@ def _infer_matmul(node: Node, shapes: Sequence[Shape], constants: Mapping[str, A
 
 def _adjoint_matmul(tape: Tape, node: Node, gradient: str) -> Iterator[tuple[str, str]]:
     data, matrix = node.inputs
-    shape = tape.shapes[data]
-    if data in tape.needed and len(shape) == 2:
+    shape, output = tape.shapes[data], tape.shapes[node.outputs[0]]
+    if data in tape.needed and len(tape.gradient_shape(output)) == 2:
         yield data, tape.emit("Gemm", gradient, matrix, transB=1)
     elif data in tape.needed:
         yield data, tape.emit("MatMul", gradient, tape.emit("Transpose", matrix, perm=(1, 0)))
     if matrix in tape.needed:
-        yield matrix, tape.contract(data, gradient, (shape, tape.shapes[node.outputs[0]]))
+        yield matrix, tape.contract(data, gradient, (shape, output), swap=False)
 
 
 OPERATORS: Mapping[str, Operator] = {

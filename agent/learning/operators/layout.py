@@ -53,7 +53,7 @@ def _fill(node: Node, target: Shape, total: int) -> Shape:
 
 
 def _adjoint_layout(tape: Tape, node: Node, gradient: str) -> Iterator[tuple[str, str]]:
-    yield node.inputs[0], tape.reshape(gradient, tape.shapes[node.inputs[0]])
+    yield node.inputs[0], tape.reshape_gradient(gradient, tape.shapes[node.inputs[0]])
 
 
 def _adjoint_identity(tape: Tape, node: Node, gradient: str) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,8 @@ from agent.learning.shapes import Shape
 from agent.learning.tape import Tape
 
 ShapeRule = Callable[[Node, Sequence[Shape], Mapping[str, Array]], Shape]
-"""(node, input shapes, constants by name) -> output shape; raises `GraphError`."""
+"""(node, input shapes, constants by name) -> output shape; raises `GraphError`. The shape of an
+omitted input is given as ()."""
 
 AdjointRule = Callable[[Tape, Node, str], Iterator[tuple[str, str]]]
 """(tape, node, gradient in the output) -> (input, contribution to its gradient), for each
@@ -27,6 +28,7 @@ class Operator:
       arity: how many inputs it takes, fewest and most.
       attributes: names of the attributes it may carry.
       settings: indices of inputs that are constant integers (shapes, axes), not data.
+      optional: indices of inputs that may be omitted although later ones are given.
     """
 
     infer: ShapeRule
@@ -34,6 +36,7 @@ class Operator:
     arity: tuple[int, int]
     attributes: frozenset[str] = frozenset()
     settings: frozenset[int] = frozenset()
+    optional: frozenset[int] = frozenset()
 
     def check(self, node: Node) -> None:
         """Check what must hold before the rules may look at a node.
@@ -42,8 +45,10 @@ class Operator:
           GraphError: wrong number of inputs or outputs, or an attribute outside the table.
         """
         fewest, most = self.arity
-        if not fewest <= len(node.inputs) <= most or not all(node.inputs):
-            raise GraphError(node.describe(), f"takes {fewest} to {most} inputs, none omitted")
+        omitted = {index for index, name in enumerate(node.inputs) if not name}
+        if not fewest <= len(node.inputs) <= most or not omitted <= self.optional:
+            given = len(node.inputs) - len(omitted)
+            raise GraphError(node.describe(), f"takes {fewest} to {most} inputs, has {given}")
         if len(node.outputs) != 1:
             raise GraphError(node.describe(), "must have exactly one output")
         for name in node.attributes:

@@ -1,88 +1,35 @@
 """Gradients of random forward graphs against PyTorch in float64, the oracle."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from agent.learning.backend import OnnxRuntimeBackend
-from agent.learning.derive import derive_inference_graph, derive_training_graph
+from agent.learning.derive import (
+    derive_clipped_sum_graph,
+    derive_inference_graph,
+    derive_per_example_graph,
+    derive_training_graph,
+)
 from agent.learning.graph import Graph, Node, Params, ValueInfo, initial_params, write_graph
-from agent.learning.losses import Loss
+from agent.learning.losses import Loss, example_losses
 from agent.learning.params import flatten
-
-Kernel = Callable[..., torch.Tensor]
-
-
-def _gemm(node: Node, a: torch.Tensor, b: torch.Tensor, *c: torch.Tensor) -> torch.Tensor:
-    factor = b.T if node.attributes.get("transB") else b
-    product = a @ factor * float(node.attributes.get("alpha", 1.0))  # type: ignore[arg-type]
-    return product + c[0] * float(node.attributes.get("beta", 1.0)) if c else product  # type: ignore[arg-type]
-
-
-KERNELS: Mapping[str, Kernel] = {
-    "Gemm": _gemm,
-    "MatMul": lambda _, a, b: a @ b,
-    "Add": lambda _, a, b: a + b,
-    "Sub": lambda _, a, b: a - b,
-    "Mul": lambda _, a, b: a * b,
-    "Relu": lambda _, a: torch.relu(a),
-    "Sigmoid": lambda _, a: torch.sigmoid(a),
-    "Tanh": lambda _, a: torch.tanh(a),
-    "Identity": lambda _, a: a,
-    "Flatten": lambda _, a: a.flatten(1),
-    "Reshape": lambda _, a, shape: a.reshape(
-        [a.shape[i] if s == 0 else int(s) for i, s in enumerate(shape)]
-    ),
-    "Softmax": lambda _, a: torch.softmax(a, -1),
-    "LogSoftmax": lambda _, a: torch.log_softmax(a, -1),
-}
-
-
-def run_in_torch(
-    graph: Graph, x: NDArray[Any], dtype: torch.dtype
-) -> tuple[torch.Tensor, dict[str, torch.Tensor], float]:
-    """Run a graph; return output, parameters, and the smallest |input| of any Relu."""
-    values: dict[str, torch.Tensor] = {"x": torch.tensor(x, dtype=dtype)}
-    params = {}
-    kink = np.inf
-    for name, value in graph.initializers.items():
-        if value.dtype != np.float32:
-            values[name] = torch.tensor(value)
-            continue
-        values[name] = torch.tensor(value, dtype=dtype, requires_grad=value.ndim > 0)
-        if value.ndim:
-            params[name] = values[name]
-    for node in graph.nodes:
-        if node.op == "Constant":
-            values[node.outputs[0]] = torch.tensor(node.attributes["value"])
-            continue
-        inputs = [values[name] for name in node.inputs]
-        if node.op == "Relu":
-            kink = min(kink, float(inputs[0].detach().abs().min()))
-        values[node.outputs[0]] = KERNELS[node.op](node, *inputs)
-    return values[graph.outputs[0].name], params, kink
-
-
-def torch_loss(loss: Loss, output: torch.Tensor, y: NDArray[Any], w: NDArray[Any]) -> torch.Tensor:
-    weights = torch.tensor(w, dtype=output.dtype)
-    functional = torch.nn.functional
-    if loss is Loss.CROSS_ENTROPY:
-        each = functional.cross_entropy(output, torch.tensor(y), reduction="none")
-    else:
-        target = torch.tensor(y, dtype=output.dtype)
-        if loss is Loss.MSE:
-            each = ((output - target) ** 2).flatten(1).mean(1)
-        else:
-            each = functional.binary_cross_entropy_with_logits(output, target, reduction="none")
-            each = each[:, 0]
-    return (each * weights).sum() / weights.sum()
+from tests.agent.learning.oracle import (
+    allowed,
+    distance,
+    run_in_torch,
+    torch_example_gradients,
+    torch_gradients,
+    torch_losses,
+)
 
 
 @dataclass
@@ -173,10 +120,14 @@ def problems(draw: Callable[..., Any]) -> tuple[Graph, Loss, NDArray[Any], NDArr
     for kind in draw(st.lists(st.sampled_from(KINDS), max_size=6)):
         grow(draw, sketch, kind)
     loss = draw(st.sampled_from(list(Loss)))
-    if loss is not Loss.MSE and len(sketch.shape) > 1:
+    if loss not in (Loss.MSE, Loss.HUBER) and len(sketch.shape) > 1:
         grow(draw, sketch, "Flatten")
-    outputs = 1 if loss is Loss.BINARY_CROSS_ENTROPY else draw(st.integers(2, 5))
-    sketch.dense(draw, outputs)
+    if loss is Loss.RECONSTRUCTION:
+        sketch.dense(draw, int(np.prod(shape)))
+        back = sketch.ints(-1, *shape)
+        sketch.apply("Reshape", sketch.value, back, shape=shape)
+    else:
+        sketch.dense(draw, 1 if loss is Loss.BINARY_CROSS_ENTROPY else draw(st.integers(2, 5)))
     graph = Graph(
         tuple(sketch.nodes),
         (ValueInfo("x", "float32", ("batch", *shape)),),
@@ -186,8 +137,10 @@ def problems(draw: Callable[..., Any]) -> tuple[Graph, Loss, NDArray[Any], NDArr
     rows = draw(st.integers(1, 9))
     x = random.standard_normal((rows, *shape)).astype(np.float32)
     if loss is Loss.CROSS_ENTROPY:
-        y: NDArray[Any] = random.integers(0, outputs, rows)
-    elif loss is Loss.MSE:
+        y: NDArray[Any] = random.integers(0, sketch.shape[0], rows)
+    elif loss is Loss.RECONSTRUCTION:
+        y = np.zeros((rows, 0), np.float32)
+    elif loss in (Loss.MSE, Loss.HUBER):
         y = random.standard_normal((rows, *sketch.shape)).astype(np.float32)
     else:
         y = random.integers(0, 2, (rows, 1)).astype(np.float32)
@@ -195,45 +148,77 @@ def problems(draw: Callable[..., Any]) -> tuple[Graph, Loss, NDArray[Any], NDArr
     return graph, loss, x, y, w
 
 
-def torch_gradients(
-    graph: Graph, loss: Loss, data: tuple[NDArray[Any], NDArray[Any], NDArray[Any]], dtype: Any
-) -> tuple[float, NDArray[np.float64]]:
-    x, y, w = data
-    output, params, kink = run_in_torch(graph, x, dtype)
-    assume(kink > 1e-4)  # at a kink, rounding decides which slope is right
-    value = torch_loss(loss, output, y, w)
-    found = torch.autograd.grad(value, list(params.values()))
-    return float(value.detach()), np.concatenate([g.double().numpy().ravel() for g in found])
-
-
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(problems())
 def test_gradients_of_random_graphs_are_as_exact_as_torch_s_own(problem: Any) -> None:
-    graph, loss, *data = problem
-    x, y, w = data
-    expected_loss, expected = torch_gradients(graph, loss, (x, y, w), torch.float64)
-    _, single = torch_gradients(graph, loss, (x, y, w), torch.float32)
-    size = float(np.linalg.norm(expected))
-    assume(1e-6 < size < 1e6)
+    graph, loss, x, y, w = problem
+    data = (x, y, w)
+    expected_loss, expected = torch_gradients(graph, loss, data, torch.float64)
+    _, single = torch_gradients(graph, loss, data, torch.float32)
+    assume(1e-6 < float(np.linalg.norm(expected)) < 1e6)
     params: Params = initial_params(graph)
 
     got_loss, got = OnnxRuntimeBackend(graph, loss).grads(params, x, y, w)
 
-    own_error = float(np.linalg.norm(single - expected)) / size
-    error = float(np.linalg.norm(flatten(got).astype(np.float64) - expected)) / size
-    assert error <= max(1e-5, 4 * own_error)
+    assert distance(flatten(got), expected) <= allowed(single, expected)
     assert abs(got_loss - expected_loss) <= 1e-5 * max(1.0, abs(expected_loss))
     assert {name: value.shape for name, value in got.items()} == {
         name: value.shape for name, value in params.items()
     }
 
 
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(problems())
+def test_each_example_s_own_gradient_is_as_exact_as_torch_s_own(problem: Any) -> None:
+    graph, loss, x, y, w = problem
+    _, _ = torch_gradients(graph, loss, (x, y, w), torch.float64)  # gives up at kinks
+    expected = torch_example_gradients(graph, loss, (x, y, w), torch.float64)
+    single = torch_example_gradients(graph, loss, (x, y, w), torch.float32)
+    assume(1e-6 < float(np.linalg.norm(expected)) < 1e6)
+    backend = OnnxRuntimeBackend(graph, loss)
+
+    got = backend.per_example_grads(initial_params(graph), x, y, w)
+
+    assert got.shape == expected.shape
+    assert distance(got, expected) <= allowed(single, expected)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(problems(), st.floats(0.1, 3.0))
+def test_the_clipped_sum_is_that_of_torch_s_gradients_clipped(problem: Any, share: float) -> None:
+    graph, loss, x, y, w = problem
+    torch_gradients(graph, loss, (x, y, w), torch.float64)
+    gradients = torch_example_gradients(graph, loss, (x, y, w), torch.float64)
+    norms = np.linalg.norm(gradients, axis=1)
+    assume(1e-6 < norms.min() and norms.max() < 1e6)
+    clip_norm = share * float(np.median(norms))
+    expected = (gradients * np.minimum(1.0, clip_norm / norms)[:, None]).sum(axis=0)
+    single = torch_example_gradients(graph, loss, (x, y, w), torch.float32)
+    own = np.linalg.norm(single, axis=1)
+    rounded = (single * np.minimum(1.0, clip_norm / own)[:, None]).sum(axis=0)
+    assume(float(np.linalg.norm(expected)) > 1e-3 * clip_norm)  # they may cancel out
+
+    backend = OnnxRuntimeBackend(graph, loss)
+    got, got_norms = backend.clipped_sum(initial_params(graph), x, y, w, clip_norm)
+
+    assert distance(got_norms, norms) <= allowed(own, norms)
+    assert distance(flatten(got), expected) <= 2 * allowed(rounded, expected)
+    assert np.linalg.norm(flatten(got)) <= len(x) * clip_norm * (1 + 1e-5)
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(problems())
 def test_derived_graphs_of_random_graphs_pass_the_official_checker(problem: Any) -> None:
     graph, loss, *_ = problem
-    for derived in (graph, derive_training_graph(graph, loss), derive_inference_graph(graph)):
-        onnx.checker.check_model(write_graph(derived), full_check=True)
+    derived = (
+        graph,
+        derive_training_graph(graph, loss),
+        derive_inference_graph(graph),
+        derive_per_example_graph(graph, loss),
+        derive_clipped_sum_graph(graph, loss),
+    )
+    for one in derived:
+        onnx.checker.check_model(write_graph(one), full_check=True)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -244,3 +229,17 @@ def test_inference_of_random_graphs_agrees_with_torch(problem: Any) -> None:
     got = OnnxRuntimeBackend(graph, loss).infer(initial_params(graph), x)
     assert got.shape == expected.shape
     assert np.linalg.norm(got - expected) <= 1e-4 * max(1.0, float(np.linalg.norm(expected)))
+
+
+@pytest.mark.parametrize("loss", list(Loss))
+def test_losses_judged_in_numpy_are_torch_s(loss: Loss) -> None:
+    random = np.random.default_rng(1)
+    width = 1 if loss is Loss.BINARY_CROSS_ENTROPY else 4
+    output = (4 * random.standard_normal((50, width))).astype(np.float32)
+    target: NDArray[Any] = (4 * random.standard_normal((50, width))).astype(np.float32)
+    if loss is Loss.BINARY_CROSS_ENTROPY:
+        target = random.uniform(0, 1, (50, 1)).astype(np.float32)
+    if loss is Loss.CROSS_ENTROPY:
+        target = random.integers(0, 4, 50)
+    expected = torch_losses(loss, torch.tensor(output).double(), target, np.ones(50)).numpy()
+    assert np.allclose(example_losses(loss, output, target), expected, rtol=1e-6, atol=1e-9)
