@@ -33,6 +33,7 @@ from agent.sensors.opcua import SourceLostError, opcua_samples
 from agent.signals.rows import Row, RowCutter
 from agent.signals.sample import Sample
 from agent.status import Status, write_status
+from agent.unfinished import Unfinished
 from wire.codec import Counter
 from wire.database import lock_directory
 from wire.mqtt import backoff
@@ -85,6 +86,7 @@ class Agent:
             self._status,
             training.pause_s,
             self._made,
+            Unfinished(self._state),
         )
         connection = Connection(
             self._settings.broker,

@@ -3,7 +3,9 @@
     new head or new rows ─► may train? ─► child process ─► delta ─► clip ─► integers ─► outbox
 
 Training goes on while the link is down, from the last version the agent holds: its update is
-delivered later, with its staleness.  `reason_to_wait` and `make_update` are pure.
+delivered later, with its staleness.  A training that a stop or a crash cuts short goes on at the
+next start (`unfinished`), as if it had never been cut.  `reason_to_wait` and `make_update` are
+pure.
 """
 
 import asyncio
@@ -11,17 +13,20 @@ import contextlib
 import hashlib
 import logging
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 import numpy as np
 
-from agent.adoption import Adopted, Adoption, Examples
+from agent.adoption import Adopted, Adoption
 from agent.config import Identity
 from agent.history import History
-from agent.learning.train import TrainingPlan
+from agent.learning.plan import TrainingPlan
+from agent.learning.train import TrainingResult
 from agent.learning.worker import TrainingFailed, TrainingProcess, TrainingProcessDied
 from agent.outbox import Outbox
 from agent.status import Status
+from agent.unfinished import Job, TrainingRows, Unfinished
 from wire.chunks import describe
 from wire.codec import Counter, seal, unseal
 from wire.messages import Policy, UpdateHeader
@@ -30,6 +35,7 @@ from wire.tensors import Params, clip, flatten, quantize
 logger = logging.getLogger(__name__)
 
 _AFTER_FAILURE_S = 5.0
+_USELESS_CHECKPOINT = ("CheckpointError", "CheckpointMismatch")
 
 
 class PolicyError(Exception):
@@ -87,7 +93,7 @@ def plan_for(policy: Policy, agent: str, version: int) -> TrainingPlan:
             batch_size=policy.batch_size,
             optimizer=policy.optimizer,
             learning_rate=policy.learning_rate,
-            positive_weight=policy.positive_weight,
+            class_weights=() if policy.positive_weight == 1 else (1.0, policy.positive_weight),
             proximal=policy.proximal,
             average_tail=policy.average_tail,
             seed=seed,
@@ -151,6 +157,8 @@ class Learner:
     status: Status
     pause_s: float
     made: asyncio.Event
+    unfinished: Unfinished
+    checkpoint_s: float = 30.0
 
     async def run(self) -> None:
         """Train whenever the head and the rows allow it, until cancelled."""
@@ -165,7 +173,7 @@ class Learner:
             if reason or adopted is None:
                 await self._wait_for_news()
                 continue
-            await self._train(adopted, adopted.examples(self.history.read(held_out=False)))
+            await self._train(adopted)
             await asyncio.sleep(self.pause_s)
 
     async def _wait_for_news(self) -> None:
@@ -174,31 +182,89 @@ class Learner:
             async with asyncio.timeout(1.0):
                 await self.adoption.changed.wait()
 
-    async def _train(self, adopted: Adopted, examples: Examples) -> None:
+    async def _train(self, adopted: Adopted) -> None:
         version = adopted.head.train.version
-        labels = examples.labels.astype(np.float32).reshape(-1, 1)
         try:
-            plan = plan_for(adopted.head.policy, self.identity.agent, version)
+            job = self._job(adopted)
             await self.process.prepare(adopted.model.graph, adopted.model.loss)
-            result = await self.process.train(adopted.train, examples.inputs, labels, plan)
+            result, rows = await self._resume_or_begin(adopted, job)
         except (TrainingFailed, TrainingProcessDied, PolicyError) as error:
             logger.warning("training from version %d failed: %s", version, error)
             self.status.learning = f"training failed: {error}"
+            if isinstance(error, TrainingFailed):  # and would fail again from where it was
+                self.unfinished.discard()
             await asyncio.sleep(_AFTER_FAILURE_S)
             return
-        trained = Trained(result.params, len(examples))
+        trained = Trained(result.params, rows)
         sequence = make_update(adopted, trained, self.identity, self.outbox, self.counter)
+        self.unfinished.discard()
         self.status.base_version = version
         logger.info(
             "update %d from version %d: %d rows, loss %.4f to %.4f",
             sequence,
             version,
-            len(examples),
+            rows,
             result.loss_first_epoch,
             result.loss_last_epoch,
         )
         self._meet_quota()
         self.made.set()
+
+    def _job(self, adopted: Adopted) -> Job:
+        head = adopted.head
+        return Job(
+            bundle=head.bundle.digest,
+            lineage=head.lineage,
+            base_version=head.train.version,
+            base_digest=head.train.content.digest,
+            sequence=self.outbox.produced + 1,
+            plan=plan_for(head.policy, self.identity.agent, head.train.version),
+        )
+
+    async def _resume_or_begin(self, adopted: Adopted, job: Job) -> tuple[TrainingResult, int]:
+        """Go on with an unfinished training of this job, or begin; return its number of rows."""
+        found = self.unfinished.load(job)
+        if found is not None:
+            rows, checkpoint = found
+            logger.info("going on with the training from version %d", job.base_version)
+            try:
+                return await self._run_child(adopted, job, rows, checkpoint), len(rows.x)
+            except TrainingFailed as error:
+                if error.kind not in _USELESS_CHECKPOINT:
+                    raise
+                logger.warning("an unfinished training is discarded: %s", error)
+                self.unfinished.discard()
+        examples = adopted.examples(self.history.read(held_out=False))
+        labels = examples.labels.astype(np.float32).reshape(-1, 1)
+        rows = TrainingRows(examples.inputs, labels)
+        return await self._run_child(adopted, job, rows, None), len(rows.x)
+
+    async def _run_child(
+        self, adopted: Adopted, job: Job, rows: TrainingRows, checkpoint: bytes | None
+    ) -> TrainingResult:
+        """Train; when cancelled, interrupt the child and keep where it stopped, within a second."""
+        keep = partial(self.unfinished.keep, job, rows)
+        training = asyncio.ensure_future(
+            self.process.train(
+                adopted.train,
+                rows.x,
+                rows.y,
+                job.plan,
+                checkpoint=checkpoint,
+                checkpoint_s=self.checkpoint_s,
+                on_checkpoint=keep,
+            )
+        )
+        try:
+            # Shielded, because cancelling the call itself would kill the child with its work.
+            return await asyncio.shield(training)
+        except asyncio.CancelledError:
+            self.process.interrupt()
+            with contextlib.suppress(TrainingFailed, TrainingProcessDied):
+                result = await training
+                if result.checkpoint is not None:
+                    keep(result.checkpoint.to_bytes())
+            raise
 
     def _meet_quota(self) -> None:
         """Bury the oldest updates when the outbox is over its quota; their ids stay accounted."""

@@ -16,10 +16,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.learning.checkpoint import Checkpoint
 from agent.learning.golden import Golden
 from agent.learning.ir import Params
 from agent.learning.losses import Loss
-from agent.learning.train import TrainingPlan, TrainingResult
+from agent.learning.plan import TrainingPlan
+from agent.learning.train import TrainingResult
 
 LARGEST_FRAME = 256 << 20
 """Bytes of one message; a site's training rows are a few MB."""
@@ -64,12 +66,27 @@ class Prepare(_Message, frozen=True, tag="prepare"):
 
 
 class Train(_Message, frozen=True, tag="train"):
-    """Train the model loaded; answered by `Trained`."""
+    """Train the model loaded; answered by any number of `Checkpointed`, then `Trained`.
+
+    `checkpoint` is one to go on from. `checkpoint_s` is the least time between two
+    `Checkpointed`, 0 for none.
+    """
 
     params: dict[str, WireArray]
     x: WireArray
     y: WireArray
     plan: TrainingPlan
+    held_out: tuple[WireArray, WireArray] | None = None
+    example_weights: WireArray | None = None
+    checkpoint: bytes | None = None
+    checkpoint_s: float = 0.0
+
+
+class Interrupt(_Message, frozen=True, tag="interrupt"):
+    """Stop training between two steps; `Trained` follows as always.
+
+    No answer of its own, and nothing happens when no training is going on: the two may cross.
+    """
 
 
 class Infer(_Message, frozen=True, tag="infer"):
@@ -83,6 +100,12 @@ class Prepared(_Message, frozen=True, tag="prepared"):
     """The model is loaded and its golden vectors, if any, hold."""
 
 
+class Checkpointed(_Message, frozen=True, tag="checkpointed"):
+    """Where the training that is going on could go on, see `Checkpoint`."""
+
+    data: bytes
+
+
 class Trained(_Message, frozen=True, tag="trained"):
     """`TrainingResult` on its way back."""
 
@@ -92,6 +115,11 @@ class Trained(_Message, frozen=True, tag="trained"):
     loss_first_epoch: float
     loss_last_epoch: float
     stopped: bool
+    epochs: int
+    held_out_start: float
+    held_out_best: float
+    best_epoch: int
+    checkpoint: bytes | None
 
 
 class Inferred(_Message, frozen=True, tag="inferred"):
@@ -107,8 +135,8 @@ class Failed(_Message, frozen=True, tag="failed"):
     reason: str
 
 
-Request = Prepare | Train | Infer
-Reply = Prepared | Trained | Inferred | Failed
+Request = Prepare | Train | Infer | Interrupt
+Reply = Prepared | Checkpointed | Trained | Inferred | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
@@ -232,11 +260,21 @@ def pack_result(result: TrainingResult) -> Trained:
         loss_first_epoch=result.loss_first_epoch,
         loss_last_epoch=result.loss_last_epoch,
         stopped=result.stopped,
+        epochs=result.epochs,
+        held_out_start=result.held_out_start,
+        held_out_best=result.held_out_best,
+        best_epoch=result.best_epoch,
+        checkpoint=result.checkpoint.to_bytes() if result.checkpoint else None,
     )
 
 
 def unpack_result(message: Trained) -> TrainingResult:
-    """Turn a message into a training's result, with arrays of its own."""
+    """Turn a message into a training's result, with arrays of its own.
+
+    Raises:
+      CheckpointError: its checkpoint is none.
+    """
+    checkpoint = message.checkpoint
     return TrainingResult(
         params={name: unpack_array(value).copy() for name, value in message.params.items()},
         steps=message.steps,
@@ -244,4 +282,9 @@ def unpack_result(message: Trained) -> TrainingResult:
         loss_first_epoch=message.loss_first_epoch,
         loss_last_epoch=message.loss_last_epoch,
         stopped=message.stopped,
+        epochs=message.epochs,
+        held_out_start=message.held_out_start,
+        held_out_best=message.held_out_best,
+        best_epoch=message.best_epoch,
+        checkpoint=Checkpoint.from_bytes(checkpoint) if checkpoint is not None else None,
     )

@@ -3,23 +3,39 @@
 Pure: everything comes in as arguments, `should_stop` is asked between steps, and the start is
 never changed. Refuses rows and labels that do not fit; raises when training diverges, so that
 no value that is not finite ever leaves as a client update.
+
+Invariant: a step depends on `Progress` and on the arguments alone, so a training that stops
+between two steps and goes on from its checkpoint, in this process or another, ends bit-equal to
+one that never stopped. Noise is the exception: it is drawn anew, by design.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.learning.checkpoint import (
+    Checkpoint,
+    CheckpointMismatch,
+    Counts,
+    Progress,
+    fingerprint,
+)
 from agent.learning.ir import Params
-from agent.learning.losses import Loss
-from agent.learning.optimizers import Optimizer, OptimizerName, optimizer_named
+from agent.learning.losses import Loss, example_losses
+from agent.learning.noise import gaussian
 from agent.learning.params import Vector, flatten, unflatten
-from agent.learning.runtime import Backend
+from agent.learning.plan import TrainingPlan
+from agent.learning.rows import Labelled, Rows, weighed
+from agent.learning.runtime import Backend, check_labels
+
+__all__ = ["Training", "TrainingDiverged", "TrainingPlan", "TrainingResult", "train"]
 
 
 class TrainingDiverged(RuntimeError):  # noqa: N818 - states what happened, as the receipts do
@@ -27,72 +43,23 @@ class TrainingDiverged(RuntimeError):  # noqa: N818 - states what happened, as t
 
 
 @dataclass(frozen=True)
-class TrainingPlan:
-    """How to train.
-
-    Attributes:
-      epochs: passes over the rows.
-      batch_size: rows in one step; an epoch's last batch may have fewer.
-      optimizer: `sgd`, `momentum` (0.9) or `adam`.
-      learning_rate: the optimizer's step size.
-      last_learning_rate: if positive, the step size goes linearly to this one, epoch by epoch.
-      positive_weight: weight of rows with label 1 against label 0, binary cross-entropy only.
-      proximal: mu of FedProx (Li et al., arXiv:1812.06127): adds mu/2 |p - start|^2.
-      seed: of the order of rows.
-      average_tail: if positive, return the mean of the parameters over this last share of the
-        steps (Polyak averaging) in place of the last step's.
-    """
-
-    epochs: int
-    batch_size: int
-    optimizer: OptimizerName
-    learning_rate: float
-    positive_weight: float = 1.0
-    proximal: float = 0.0
-    seed: int = 0
-    average_tail: float = 0.0
-    last_learning_rate: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check ranges.
-
-        Raises:
-          ValueError: a field is out of range; names it.
-        """
-        checks = {
-            "epochs": self.epochs >= 1,
-            "batch_size": self.batch_size >= 1,
-            "learning_rate": 0 < self.learning_rate < math.inf,
-            "positive_weight": 0 < self.positive_weight < math.inf,
-            "proximal": 0 <= self.proximal < math.inf,
-            "seed": self.seed >= 0,
-            "average_tail": 0 <= self.average_tail <= 1,
-            "last_learning_rate": 0 <= self.last_learning_rate < math.inf,
-        }
-        wrong = [name for name, holds in checks.items() if not holds]
-        if wrong:
-            raise ValueError(f"training plan: {wrong[0]} = {getattr(self, wrong[0])} out of range")
-
-    def optimizer_of(self, epoch: int) -> Optimizer:
-        """The optimizer with the step size of an epoch, 0 being the first."""
-        rate = self.learning_rate
-        if self.last_learning_rate and self.epochs > 1:
-            rate += (self.last_learning_rate - rate) * epoch / (self.epochs - 1)
-        return optimizer_named(self.optimizer, rate)
-
-
-@dataclass(frozen=True)
 class TrainingResult:
     """What training gave.
 
     Attributes:
-      params: the new parameters, in the start's order.
+      params: the new parameters, in the start's order; which ones, says the plan.
       steps: optimizer steps made.
       examples: rows seen, counted again in every epoch.
       loss_first_epoch: weighted mean of the batches' losses during the first epoch; NaN when
-        training was stopped before its first step.
+        training was stopped before its first step, and when examples are clipped one by one,
+        which yields no loss.
       loss_last_epoch: the same for the last epoch in which a step was made.
       stopped: whether `should_stop` ended training early.
+      epochs: epochs completed.
+      held_out_start: weighted mean loss of the start on held-out rows; NaN without such rows.
+      held_out_best: the smallest of it and of those after each epoch.
+      best_epoch: epochs completed when it was reached; 0 is the start.
+      checkpoint: where to go on; None unless stopped.
     """
 
     params: Params
@@ -101,6 +68,171 @@ class TrainingResult:
     loss_first_epoch: float
     loss_last_epoch: float
     stopped: bool
+    epochs: int = 0
+    held_out_start: float = math.nan
+    held_out_best: float = math.nan
+    best_epoch: int = 0
+    checkpoint: Checkpoint | None = None
+
+
+class Training:
+    """One training, step by step; `train` is its usual loop."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        start: Params,
+        rows: Rows,
+        plan: TrainingPlan,
+        *,
+        held_out: Rows | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        """Begin, or go on from a checkpoint.
+
+        Raises:
+          ValueError: the plan waits for held-out rows that are not there.
+          CheckpointMismatch: the checkpoint is of another training.
+          TrainingDiverged: the start's loss on held-out rows is not finite.
+        """
+        if plan.patience and held_out is None:
+            raise ValueError("training plan: patience needs held-out rows")
+        self._backend, self._start, self._plan = backend, start, plan
+        self._rows, self._held_out = rows, held_out
+        self._anchor = flatten(start)
+        self._epoch_steps = math.ceil(len(rows.x) / plan.batch_size)
+        planned = plan.epochs * self._epoch_steps
+        averaged = math.ceil(plan.average_tail * planned)
+        self._tail_begins = planned - averaged
+        self._digest = _digest_of(backend.loss, start, rows, held_out, plan)
+        self._progress = self._begin() if checkpoint is None else self._resume(checkpoint)
+        self._enter_epoch()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or the held-out loss has not improved for long enough."""
+        counts, patience = self._progress.counts, self._plan.patience
+        waited = counts.epoch - counts.best_epoch
+        return counts.epoch >= self._plan.epochs or 0 < patience <= waited
+
+    def step(self) -> None:
+        """Make one optimizer step; only while not finished.
+
+        Raises:
+          TrainingDiverged: a loss or gradient is not finite.
+        """
+        progress, plan, counts = self._progress, self._plan, self._progress.counts
+        first = counts.step * plan.batch_size
+        batch = self._order[first : first + plan.batch_size]
+        rows = Rows(self._rows.x[batch], self._rows.y[batch], self._rows.w[batch])
+        gradient = self._noised(rows) if plan.clip_norm else self._mean(rows)
+        if plan.proximal:
+            gradient += np.float32(plan.proximal) * (progress.params - self._anchor)
+        progress.optimizer, progress.params = self._optimizer.apply(
+            gradient, progress.optimizer, progress.params
+        )
+        counts.step += 1
+        counts.examples += len(batch)
+        if progress.optimizer.steps > self._tail_begins:
+            progress.tail_sum += progress.params
+            counts.tail_count += 1
+        if counts.step == self._epoch_steps:
+            self._end_epoch()
+
+    def checkpoint(self) -> Checkpoint:
+        """Return where to go on; further steps do not change it."""
+        return Checkpoint(self._digest, self._progress.copy())
+
+    def result(self) -> TrainingResult:
+        """Return what is learned so far.
+
+        Raises:
+          TrainingDiverged: the parameters are not finite.
+        """
+        return result_of(self._start, self.checkpoint(), stopped=not self.finished)
+
+    def _begin(self) -> Progress:
+        nothing = np.zeros(0, np.float32)
+        progress = Progress(
+            params=self._anchor,
+            optimizer=self._plan.optimizer_of(0).init(self._anchor),
+            best_params=self._anchor if self._plan.patience else nothing,
+            tail_sum=np.zeros(self._anchor.size if self._plan.average_tail else 0, np.float64),
+            counts=Counts(),
+        )
+        if self._held_out is not None:
+            loss = self._judge(self._anchor, self._held_out)
+            progress.counts.held_out_start = progress.counts.held_out_best = loss
+        return progress
+
+    def _resume(self, checkpoint: Checkpoint) -> Progress:
+        if checkpoint.digest != self._digest:
+            raise CheckpointMismatch(
+                "the checkpoint belongs to another training: other rows, start, plan or loss"
+            )
+        return checkpoint.progress.copy()
+
+    def _enter_epoch(self) -> None:
+        """Shuffle; the order depends on seed and epoch alone, so that no generator is kept."""
+        epoch = self._progress.counts.epoch
+        random = np.random.default_rng([self._plan.seed, epoch])
+        self._order = random.permutation(len(self._rows.x))
+        self._optimizer = self._plan.optimizer_of(epoch)
+
+    def _end_epoch(self) -> None:
+        counts = self._progress.counts
+        counts.epoch, counts.step = counts.epoch + 1, 0
+        counts.loss_sum = counts.weight_sum = 0.0
+        if self._held_out is not None:
+            loss = self._judge(self._progress.params, self._held_out)
+            if loss < counts.held_out_best:
+                counts.held_out_best, counts.best_epoch = loss, counts.epoch
+                if self._plan.patience:
+                    self._progress.best_params = self._progress.params
+        if not self.finished:
+            self._enter_epoch()
+
+    def _mean(self, rows: Rows) -> Vector:
+        """Return the gradient of the weighted mean loss, and count the loss."""
+        progress, counts = self._progress, self._progress.counts
+        params = unflatten(progress.params, self._start)
+        loss, gradients = self._backend.grads(params, rows.x, rows.y, rows.w)
+        if not math.isfinite(loss):
+            raise TrainingDiverged(f"the loss is {loss} at step {progress.optimizer.steps}")
+        weight = float(rows.w.sum())
+        counts.loss_sum += loss * weight
+        counts.weight_sum += weight
+        counts.loss_last = counts.loss_sum / counts.weight_sum
+        if counts.epoch == 0:
+            counts.loss_first = counts.loss_last
+        return flatten(gradients)
+
+    def _noised(self, rows: Rows) -> Vector:
+        """Return the clipped sum with its noise, over the planned batch size."""
+        plan, progress = self._plan, self._progress
+        params = unflatten(progress.params, self._start)
+        total, _ = self._backend.clipped_sum(params, rows.x, rows.y, rows.w, plan.clip_norm)
+        gradient = flatten(total)
+        if not np.isfinite(gradient).all():
+            steps = progress.optimizer.steps
+            raise TrainingDiverged(f"the clipped gradient is not finite at step {steps}")
+        if plan.noise_multiplier:
+            deviation = plan.noise_multiplier * plan.clip_norm
+            gradient = (gradient + gaussian(gradient.size, deviation)).astype(np.float32)
+        return gradient / np.float32(plan.batch_size)
+
+    def _judge(self, vector: Vector, rows: Rows) -> float:
+        """Return the weighted mean loss on rows."""
+        kind = self._backend.loss
+        output = self._backend.infer(unflatten(vector, self._start), rows.x)
+        target = rows.x if kind is Loss.RECONSTRUCTION else rows.y
+        if kind is not Loss.CROSS_ENTROPY and target.shape != output.shape:
+            raise ValueError(f"labels are {target.shape}, the model's output is {output.shape}")
+        check_labels(kind, target, output.shape[-1])
+        loss = float(np.average(example_losses(kind, output, target), weights=rows.w))
+        if not math.isfinite(loss):
+            raise TrainingDiverged(f"the loss on held-out rows is {loss}")
+        return loss
 
 
 def never() -> bool:
@@ -108,13 +240,22 @@ def never() -> bool:
     return False
 
 
-def train(
+def nothing(training: Training) -> None:
+    """Do nothing after a step."""
+
+
+def train(  # noqa: PLR0913 - all that decides a training, named by its callers
     backend: Backend,
     start: Params,
     x: NDArray[np.float32],
     y: NDArray[Any],
     plan: TrainingPlan,
+    *,
+    held_out: Labelled | None = None,
+    example_weights: NDArray[np.float32] | None = None,
+    checkpoint: Checkpoint | None = None,
     should_stop: Callable[[], bool] = never,
+    on_step: Callable[[Training], None] = nothing,
 ) -> TrainingResult:
     """Train from `start` on rows x with labels y.
 
@@ -124,111 +265,74 @@ def train(
       x: rows, float32 (N, ...), N >= 1.
       y: labels, see `Loss`.
       plan: how to train.
+      held_out: rows and labels to judge each epoch by, weighted by class as the others are.
+      example_weights: float32 (N,), positive and finite, times the class weights; None for all 1.
+      checkpoint: go on from here in place of the start.
       should_stop: asked before every step; true ends training with what is learned so far.
+      on_step: called after every step.
 
     Returns:
-      The result; equal arguments give bit-equal results on one machine and runtime.
+      The result; equal arguments give bit-equal results on one machine and runtime (but for
+      noise), however often training was stopped and resumed.
 
     Raises:
-      ValueError: rows or labels do not fit each other, the loss or the plan.
+      ValueError: rows, labels or weights do not fit each other, the loss or the plan.
+      CheckpointMismatch: the checkpoint is of another training.
       TrainingDiverged: the loss or the parameters are no longer finite.
     """
-    weights = _weights(backend.loss, x, y, plan)
-    optimizers = [plan.optimizer_of(epoch) for epoch in range(plan.epochs)]
-    anchor = vector = flatten(start)
-    state = optimizers[0].init(vector)
-    planned = plan.epochs * math.ceil(len(x) / plan.batch_size)
-    tail = _TailMean(planned, plan.average_tail, vector)
-    losses = _EpochLosses()
-    steps = examples = 0
-    stopped = False
-    for epoch, batch in _batches(len(x), plan):
-        if should_stop():
-            stopped = True
-            break
-        w = weights[batch]
-        loss, gradients = backend.grads(unflatten(vector, start), x[batch], y[batch], w)
-        if not math.isfinite(loss):
-            raise TrainingDiverged(f"the loss is {loss} at step {steps}")
-        losses.add(epoch, loss, float(w.sum()))
-        gradient = flatten(gradients)
-        if plan.proximal:
-            gradient += np.float32(plan.proximal) * (vector - anchor)
-        state, vector = optimizers[epoch].apply(gradient, state, vector)
-        steps += 1
-        examples += len(batch)
-        tail.add(steps, vector)
-    final = tail.mean(vector)
+    rows = weighed(backend, start, (x, y), plan, example_weights)
+    judges = weighed(backend, start, held_out, plan) if held_out is not None else None
+    training = Training(backend, start, rows, plan, held_out=judges, checkpoint=checkpoint)
+    while not training.finished and not should_stop():
+        training.step()
+        on_step(training)
+    return training.result()
+
+
+def result_of(start: Params, checkpoint: Checkpoint, *, stopped: bool) -> TrainingResult:
+    """Return what a training has learned at a checkpoint.
+
+    Args:
+      start: parameters it started from, for their names and shapes.
+      checkpoint: its state.
+      stopped: whether it ends here before its time.
+
+    Raises:
+      TrainingDiverged: the parameters are not finite.
+      ValueError: the checkpoint has another number of parameters.
+    """
+    progress, counts = checkpoint.progress, checkpoint.progress.counts
+    final = _chosen(progress)
     if not np.isfinite(final).all():
-        raise TrainingDiverged(f"parameters are not finite after {steps} steps")
+        raise TrainingDiverged(f"parameters are not finite after {progress.optimizer.steps} steps")
     return TrainingResult(
         params=unflatten(final.copy(), start),
-        steps=steps,
-        examples=examples,
-        loss_first_epoch=losses.first,
-        loss_last_epoch=losses.last,
+        steps=progress.optimizer.steps,
+        examples=counts.examples,
+        loss_first_epoch=counts.loss_first,
+        loss_last_epoch=counts.loss_last,
         stopped=stopped,
+        epochs=counts.epoch,
+        held_out_start=counts.held_out_start,
+        held_out_best=counts.held_out_best,
+        best_epoch=counts.best_epoch,
+        checkpoint=checkpoint if stopped else None,
     )
 
 
-def _weights(
-    loss: Loss, x: NDArray[np.float32], y: NDArray[Any], plan: TrainingPlan
-) -> NDArray[np.float32]:
-    if len(x) < 1 or len(x) != len(y):
-        raise ValueError(f"{len(x)} rows and {len(y)} labels: need at least one, and as many")
-    if loss is Loss.BINARY_CROSS_ENTROPY:
-        if not ((y >= 0) & (y <= 1)).all():
-            raise ValueError("labels must lie in [0, 1]")
-        weight = 1 + (plan.positive_weight - 1) * y.reshape(len(y))
-        return weight.astype(np.float32)
-    if plan.positive_weight != 1.0:
-        raise ValueError(f"positive_weight has no meaning for loss {loss.value}")
-    return np.ones(len(x), np.float32)
+def _chosen(progress: Progress) -> Vector:
+    """Return the best epoch's parameters, or the tail's mean, or the last; as the plan says."""
+    if progress.best_params.size:
+        return progress.best_params
+    if progress.counts.tail_count:
+        mean: Vector = (progress.tail_sum / progress.counts.tail_count).astype(np.float32)
+        return mean
+    return progress.params
 
 
-def _batches(rows: int, plan: TrainingPlan) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yield (epoch, row indices) of every step, freshly shuffled in every epoch."""
-    random = np.random.default_rng(plan.seed)
-    for epoch in range(plan.epochs):
-        order = random.permutation(rows)
-        for first in range(0, rows, plan.batch_size):
-            yield epoch, order[first : first + plan.batch_size]
-
-
-class _TailMean:
-    """Mean of the parameters over the last share of the planned steps."""
-
-    def __init__(self, steps: int, share: float, like: Vector) -> None:
-        self._begin = steps - max(1, math.ceil(share * steps)) if share > 0 else steps
-        self._sum = np.zeros(like.shape, np.float64)
-        self._count = 0
-
-    def add(self, step: int, vector: Vector) -> None:
-        if step > self._begin:
-            self._sum += vector
-            self._count += 1
-
-    def mean(self, last: Vector) -> Vector:
-        if not self._count:
-            return last
-        return (self._sum / self._count).astype(np.float32)
-
-
-class _EpochLosses:
-    """Weighted mean loss of the first and of the current epoch."""
-
-    def __init__(self) -> None:
-        self.first = math.nan
-        self.last = math.nan
-        self._epoch = -1
-        self._sum = 0.0
-        self._weight = 0.0
-
-    def add(self, epoch: int, loss: float, weight: float) -> None:
-        if epoch != self._epoch:
-            self._epoch, self._sum, self._weight = epoch, 0.0, 0.0
-        self._sum += loss * weight
-        self._weight += weight
-        self.last = self._sum / self._weight
-        if epoch == 0:
-            self.first = self.last
+def _digest_of(
+    loss: Loss, start: Params, rows: Rows, held_out: Rows | None, plan: TrainingPlan
+) -> bytes:
+    words = msgspec.json.encode([loss.value, plan, list(start)])
+    judges = (held_out.x, held_out.y) if held_out is not None else (None, None)
+    return fingerprint(words, [*start.values(), rows.x, rows.y, rows.w, *judges])

@@ -1,9 +1,10 @@
 """The training child: `python -m agent.learning.trainer`, one model at a time.
 
 Responsible for doing requests from stdin and answering on stdout, one after the other, within
-the limits it puts on itself first. Ends by itself at the end of input, or when idle for
-`idle_s`. Expected failures are answered with `Failed`; anything else ends the process, which
-the parent reports. The parent's half is `worker`.
+the limits it puts on itself first. While it trains it looks for `Interrupt` between two steps
+and sends checkpoints. Ends by itself at the end of input, or when idle for `idle_s`. Expected
+failures are answered with `Failed`; anything else ends the process, which the parent reports.
+The parent's half is `worker`.
 """
 
 from __future__ import annotations
@@ -12,20 +13,31 @@ import json
 import os
 import select
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import FileIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from agent.learning.backend import OnnxRuntimeBackend
+from agent.learning.checkpoint import Checkpoint
 from agent.learning.frames import (
     HEADER,
+    Checkpointed,
     Failed,
     FrameError,
     Infer,
     Inferred,
+    Interrupt,
     Prepare,
     Prepared,
     Reply,
     Request,
+    Train,
+    WireArray,
     check_length,
     decode_request,
     encode,
@@ -38,16 +50,58 @@ from agent.learning.frames import (
 from agent.learning.golden import check_golden
 from agent.learning.graph import read_graph
 from agent.learning.limits import ProcessLimits, limit_this_process
-from agent.learning.runtime import BackendError
-from agent.learning.train import TrainingDiverged, train
+from agent.learning.runtime import Backend, BackendError
+from agent.learning.train import Training, TrainingDiverged, train
 
 _EXPECTED = (ValueError, TrainingDiverged, BackendError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Line:
+    """The two ends of the agent's pipes: requests come in, replies go out.
+
+    Attributes:
+      source: unbuffered, selectable.
+      sink: unbuffered.
+    """
+
+    source: FileIO
+    sink: FileIO
+
+    def has_request(self, wait_s: float) -> bool:
+        """Wait until a request, or the end of input, is there to be received."""
+        return bool(select.select([self.source], [], [], wait_s)[0])
+
+    def receive(self) -> Request | None:
+        """Read one request; None at the end of input.
+
+        Raises:
+          FrameError: the frame is no request, and has been read.
+          SystemExit: the frame is too large to read; what follows makes no sense either.
+        """
+        header = _read_exactly(self.source, HEADER.size)
+        if header is None:
+            return None
+        size = HEADER.unpack(header)[0]
+        try:
+            check_length(size)
+        except FrameError as error:
+            raise SystemExit(str(error)) from error
+        body = _read_exactly(self.source, size)
+        return None if body is None else decode_request(body)
+
+    def send(self, reply: Reply) -> None:
+        """Write one reply."""
+        rest = memoryview(encode(reply))
+        while rest:
+            rest = rest[self.sink.write(rest) :]
 
 
 @dataclass
 class Trainer:
     """The model loaded in this process, if any."""
 
+    line: Line
     threads: int
     backend: OnnxRuntimeBackend | None = None
 
@@ -63,12 +117,12 @@ class Trainer:
             return self._prepare(request)
         if self.backend is None:
             raise ValueError("no model is prepared")
-        if isinstance(request, Infer):
-            x = unpack_array(request.x)
-            return Inferred(pack_array(self.backend.infer(unpack_params(request.params), x)))
-        start = unpack_params(request.params)
-        x, y = unpack_array(request.x), unpack_array(request.y)
-        return pack_result(train(self.backend, start, x, y, request.plan))
+        if isinstance(request, Train):
+            return self._train(self.backend, request)
+        if not isinstance(request, Infer):
+            raise FrameError(f"{type(request).__name__} is not answered")
+        x = unpack_array(request.x)
+        return Inferred(pack_array(self.backend.infer(unpack_params(request.params), x)))
 
     def _prepare(self, request: Prepare) -> Reply:
         self.backend = None
@@ -80,31 +134,76 @@ class Trainer:
         self.backend = backend
         return Prepared()
 
+    def _train(self, backend: Backend, request: Train) -> Reply:
+        given = request.checkpoint
+        weights = request.example_weights
+        result = train(
+            backend,
+            unpack_params(request.params),
+            unpack_array(request.x),
+            unpack_array(request.y),
+            request.plan,
+            held_out=_unpack_pair(request.held_out),
+            example_weights=unpack_array(weights) if weights is not None else None,
+            checkpoint=Checkpoint.from_bytes(given) if given is not None else None,
+            should_stop=self._is_interrupted,
+            on_step=self._checkpoints(request.checkpoint_s),
+        )
+        return pack_result(result)
 
-def serve(source: FileIO, sink: FileIO, trainer: Trainer, idle_s: float) -> None:
+    def _is_interrupted(self) -> bool:
+        """Look at the line between two steps; a closed one ends training as well.
+
+        Raises:
+          FrameError: something else than `Interrupt` came while training.
+        """
+        if not self.line.has_request(0.0):
+            return False
+        request = self.line.receive()
+        if not isinstance(request, Interrupt | None):
+            raise FrameError(f"{type(request).__name__} came during training")
+        return True
+
+    def _checkpoints(self, every_s: float) -> Callable[[Training], None]:
+        """Return what sends a checkpoint after a step, `every_s` seconds after the last one."""
+        sent = time.monotonic()
+
+        def send_if_due(training: Training) -> None:
+            nonlocal sent
+            if every_s > 0 and time.monotonic() - sent >= every_s and not training.finished:
+                self.line.send(Checkpointed(training.checkpoint().to_bytes()))
+                sent = time.monotonic()
+
+        return send_if_due
+
+
+def serve(line: Line, trainer: Trainer, idle_s: float) -> None:
     """Answer requests until the input ends or stays idle for `idle_s` seconds.
 
     Args:
-      source: unbuffered, selectable.
-      sink: unbuffered.
+      line: where requests come from.
       trainer: does the requests.
       idle_s: see `ProcessLimits`.
     """
-    while select.select([source], [], [], idle_s)[0]:
-        header = _read_exactly(source, HEADER.size)
-        if header is None:
-            return
-        size = HEADER.unpack(header)[0]
-        check_length(size)
-        body = _read_exactly(source, size)
-        if body is None:
-            return
+    while line.has_request(idle_s):
         try:
-            reply = trainer.answer(decode_request(body))
+            request = line.receive()
         except FrameError as error:
-            reply = Failed("FrameError", str(error))
-        del body
-        _write_all(sink, encode(reply))
+            line.send(Failed("FrameError", str(error)))
+            continue
+        if request is None:
+            return
+        if not isinstance(request, Interrupt):  # it crossed the end of the training it meant
+            line.send(trainer.answer(request))
+
+
+def _unpack_pair(
+    message: tuple[WireArray, WireArray] | None,
+) -> tuple[NDArray[np.float32], NDArray[Any]] | None:
+    if message is None:
+        return None
+    x, y = message
+    return unpack_array(x), unpack_array(y)
 
 
 def _read_exactly(source: FileIO, size: int) -> bytearray | None:
@@ -118,12 +217,6 @@ def _read_exactly(source: FileIO, size: int) -> bytearray | None:
     return data
 
 
-def _write_all(sink: FileIO, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[sink.write(rest) :]
-
-
 def main(arguments: list[str]) -> None:
     """Run the child: arguments are the parent's process id and `ProcessLimits` as JSON."""
     limits = ProcessLimits(**json.loads(arguments[1]))
@@ -132,7 +225,8 @@ def main(arguments: list[str]) -> None:
     sink_descriptor = os.dup(1)
     os.dup2(2, 1)
     with FileIO(0, "r", closefd=False) as source, FileIO(sink_descriptor, "w") as sink:
-        serve(source, sink, Trainer(limits.threads), limits.idle_s)
+        line = Line(source, sink)
+        serve(line, Trainer(line, limits.threads), limits.idle_s)
 
 
 if __name__ == "__main__":

@@ -9,15 +9,22 @@ ready (start, then the last `prepare` again). A child that ended while ready, be
 idle, is absent and nobody minds. A child that ends while busy raises `TrainingProcessDied`
 and is absent. Cancelling a call kills the child, which is then absent; a half-read reply can
 so never be taken for the next one.
+
+Interrupting is kinder than cancelling: the child is asked to stop between two steps and answers
+with its checkpoint. A step may be longer than anybody wants to wait, and a child may hang; so
+after `INTERRUPT_GRACE_S` it is killed all the same, and the last checkpoint that it sent is
+where training stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -25,11 +32,14 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.learning.checkpoint import Checkpoint
 from agent.learning.frames import (
     HEADER,
+    Checkpointed,
     Failed,
     Infer,
     Inferred,
+    Interrupt,
     Prepare,
     Prepared,
     Reply,
@@ -49,9 +59,14 @@ from agent.learning.golden import Golden
 from agent.learning.ir import Params
 from agent.learning.limits import ProcessLimits
 from agent.learning.losses import Loss
-from agent.learning.train import TrainingPlan, TrainingResult
+from agent.learning.plan import TrainingPlan
+from agent.learning.rows import Labelled
+from agent.learning.train import TrainingResult, result_of
 
 Answer = TypeVar("Answer", bound=Reply)
+
+INTERRUPT_GRACE_S = 0.8
+"""What an interrupted child may take to answer; killing it fits into the rest of a second."""
 
 _ROOT = str(Path(__file__).resolve().parents[2])
 _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "HOME", "TMPDIR")
@@ -84,6 +99,25 @@ class TrainingProcessDied(RuntimeError):  # noqa: N818 - states what happened
         self.status = status
 
 
+@dataclass
+class _Run:
+    """The training that is going on.
+
+    Attributes:
+      deadline: when its child is killed; never, until it is interrupted.
+      latest: the newest checkpoint's bytes, of this run or given to it.
+      on_checkpoint: told of each checkpoint that comes.
+      sent: whether the request is on its way to the child.
+      interrupted: whether to stop.
+    """
+
+    deadline: asyncio.Timeout
+    latest: bytes | None
+    on_checkpoint: Callable[[bytes], None] | None
+    sent: bool = False
+    interrupted: bool = False
+
+
 class TrainingProcess:
     """A training child; use as an async context manager or `close` it.
 
@@ -105,6 +139,7 @@ class TrainingProcess:
         self._child: asyncio.subprocess.Process | None = None
         self._prepared: Prepare | None = None
         self._turn = asyncio.Lock()
+        self._run: _Run | None = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -158,20 +193,75 @@ class TrainingProcess:
             await self._expect(request, Prepared)
             self._prepared = request
 
-    async def train(
-        self, params: Params, x: NDArray[np.float32], y: NDArray[Any], plan: TrainingPlan
+    async def train(  # noqa: PLR0913 - `train.train`'s arguments, and two of its own
+        self,
+        params: Params,
+        x: NDArray[np.float32],
+        y: NDArray[Any],
+        plan: TrainingPlan,
+        *,
+        held_out: Labelled | None = None,
+        example_weights: NDArray[np.float32] | None = None,
+        checkpoint: bytes | None = None,
+        checkpoint_s: float = 0.0,
+        on_checkpoint: Callable[[bytes], None] | None = None,
     ) -> TrainingResult:
         """Train the prepared model; see `train.train`.
 
-        Cancelling the call kills the child at once.
+        Cancelling the call kills the child at once; `interrupt` ends it with a result.
+
+        Args:
+          params: parameters to start from.
+          x: rows.
+          y: labels.
+          plan: how to train.
+          held_out: rows and labels to judge each epoch by.
+          example_weights: the rows' weights.
+          checkpoint: bytes of a `Checkpoint` to go on from.
+          checkpoint_s: least time between two checkpoints, 0 for none.
+          on_checkpoint: called with each checkpoint's bytes as it comes.
 
         Raises:
-          TrainingFailed: training diverged, or an argument does not fit the model.
+          TrainingFailed: training diverged, or an argument does not fit the model; of kind
+            `CheckpointError` or `CheckpointMismatch` when the checkpoint is of no use here.
           TrainingProcessDied: the child ended.
         """
-        request = Train(pack_params(params), pack_array(x), pack_array(y), plan)
+        request = Train(
+            params=pack_params(params),
+            x=pack_array(x),
+            y=pack_array(y),
+            plan=plan,
+            held_out=(pack_array(held_out[0]), pack_array(held_out[1])) if held_out else None,
+            example_weights=None if example_weights is None else pack_array(example_weights),
+            checkpoint=checkpoint,
+            checkpoint_s=checkpoint_s,
+        )
         async with self._turn:
-            return unpack_result(await self._expect(request, Trained))
+            run = self._run = _Run(asyncio.timeout(None), checkpoint, on_checkpoint)
+            try:
+                async with run.deadline:
+                    return unpack_result(await self._expect(request, Trained))
+            except TimeoutError:
+                if not run.deadline.expired():
+                    raise
+                return _stopped(params, run.latest)
+            finally:
+                self._run = None
+
+    def interrupt(self) -> None:
+        """Make the training that is going on, if any, return within a second.
+
+        Its call returns what is learned so far, `stopped` and with its checkpoint. When the child
+        does not answer in time it is killed, and that is the last checkpoint that came, or None.
+        A training that ends by itself meanwhile returns as if nothing had happened.
+        """
+        run = self._run
+        if run is None or run.interrupted:
+            return
+        run.interrupted = True
+        run.deadline.reschedule(asyncio.get_running_loop().time() + INTERRUPT_GRACE_S)
+        if run.sent and self._child is not None and self._child.stdin is not None:
+            self._child.stdin.write(encode(Interrupt()))
 
     async def infer(self, params: Params, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the prepared model on rows x.
@@ -225,11 +315,11 @@ class TrainingProcess:
         if child is None or child.stdin is None or child.stdout is None:
             return None
         try:
-            child.stdin.write(encode(request))
+            self._send(child.stdin, request)
             await child.stdin.drain()
-            size = HEADER.unpack(await child.stdout.readexactly(HEADER.size))[0]
-            check_length(size)
-            return decode_reply(await child.stdout.readexactly(size))
+            while isinstance(reply := await _read_reply(child.stdout), Checkpointed):
+                self._keep(reply)
+            return reply
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             status = await child.wait()
             if status == 0:
@@ -239,6 +329,19 @@ class TrainingProcess:
             await self._kill()
             raise
 
+    def _send(self, sink: asyncio.StreamWriter, request: Request) -> None:
+        sink.write(encode(request))
+        if self._run is not None and isinstance(request, Train):
+            self._run.sent = True
+            if self._run.interrupted:  # while the child was starting
+                sink.write(encode(Interrupt()))
+
+    def _keep(self, reply: Checkpointed) -> None:
+        if self._run is not None:
+            self._run.latest = reply.data
+            if self._run.on_checkpoint is not None:
+                self._run.on_checkpoint(reply.data)
+
     async def _kill(self) -> None:
         child, self._child = self._child, None
         if child is None:
@@ -246,6 +349,26 @@ class TrainingProcess:
         if child.returncode is None:
             child.kill()
         await child.wait()
+
+
+async def _read_reply(source: asyncio.StreamReader) -> Reply:
+    size = HEADER.unpack(await source.readexactly(HEADER.size))[0]
+    check_length(size)
+    return decode_reply(await source.readexactly(size))
+
+
+def _stopped(start: Params, checkpoint: bytes | None) -> TrainingResult:
+    """Return the result of a training whose child was killed."""
+    if checkpoint is not None:
+        return result_of(start, Checkpoint.from_bytes(checkpoint), stopped=True)
+    return TrainingResult(
+        params={name: value.copy() for name, value in start.items()},
+        steps=0,
+        examples=0,
+        loss_first_epoch=math.nan,
+        loss_last_epoch=math.nan,
+        stopped=True,
+    )
 
 
 def _checked(reply: Reply | None, kind: type[Answer]) -> Answer:

@@ -1,6 +1,11 @@
 """When an agent trains, and what one training puts into the outbox."""
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +29,28 @@ from agent.learner import (
     plan_for,
     reason_to_wait,
 )
+from agent.learning.checkpoint import Checkpoint
+from agent.learning.train import train
 from agent.learning.worker import TrainingProcess
 from agent.models import Models
 from agent.outbox import Outbox
 from agent.signals.rows import Row
 from agent.status import Status
-from tests.agent.federation import AGENT, CHANNELS, FEDERATION, POLICY, SITE, Federation, feed
+from agent.unfinished import Unfinished
+from tests.agent.federation import (
+    AGENT,
+    CHANNELS,
+    FEDERATION,
+    POLICY,
+    SITE,
+    Federation,
+    agent_toml,
+    feed,
+)
 from wire.chunks import Assembly, split
 from wire.codec import Counter, unseal
 from wire.messages import Policy, UpdateHeader
-from wire.tensors import flatten, read_integers, unflatten
+from wire.tensors import Params, flatten, read_integers, unflatten
 
 
 def adopted(federation: Federation, **more: object) -> Adopted:
@@ -186,11 +203,12 @@ def learning(
     directory: Path,
     scenario: Callable[[Site], Awaitable[None]],
     quota_bytes: int = 1 << 30,
+    cancels: int = 1,
 ) -> None:
-    """Run a scenario beside a learner's task."""
+    """Run a scenario beside a learner's task, which is cancelled at its end, once or harder."""
 
     async def run() -> None:
-        history = History(directory / "history.db", CHANNELS, 10_000, 0.1)
+        history = History(directory / "history.db", CHANNELS, 500, 0.1)
         outbox = Outbox(directory / "outbox.db", quota_bytes)
         adoption = Adoption(Models(directory / "models.db"), federation.trust, CHANNELS)
         status = Status(agent=AGENT, site=SITE, federation=FEDERATION, pid=1)
@@ -206,14 +224,20 @@ def learning(
                 status,
                 0.0,
                 asyncio.Event(),
+                Unfinished(directory),
+                checkpoint_s=0.05,
             )
             task = asyncio.create_task(learner.run())
             try:
                 await scenario(Site(learner, adoption, history, outbox, status))
                 assert not task.done(), "the learner's task ended"
             finally:
-                task.cancel()
+                for _ in range(cancels):
+                    task.cancel()
+                    await asyncio.sleep(0)
                 await asyncio.wait([task])
+        history.close()
+        outbox.close()
 
     asyncio.run(run())
 
@@ -275,3 +299,255 @@ def test_an_update_over_the_quota_ends_as_a_tombstone_of_the_same_content(
         assert [header.sequence for header in headers] == [1, 2, 3]
 
     learning(federation, identity, tmp_path, scenario, quota_bytes=700)
+
+
+ROOT = Path(__file__).resolve().parents[2]
+LONG = policy(epochs=1000, average_tail=0.5)
+CHECKPOINT, ROWS = "training.checkpoint", "training.rows"
+
+
+@pytest.fixture
+def learned(monkeypatch: pytest.MonkeyPatch) -> list[Trained]:
+    """What trainings gave before it was quantized, which is random."""
+    found: list[Trained] = []
+
+    def noted(
+        base: Adopted, trained: Trained, identity: Identity, outbox: Outbox, counter: Counter
+    ) -> int:
+        found.append(trained)
+        return make_update(base, trained, identity, outbox, counter)
+
+    monkeypatch.setattr(agent.learner, "make_update", noted)
+    return found
+
+
+def expected_params(federation: Federation, directory: Path) -> Params:
+    """Train in this process, without a stop, on what the history holds now."""
+    base = adopted(federation, policy=LONG)
+    history = History(directory / "history.db", CHANNELS, 500, 0.1)
+    examples = base.examples(history.read(held_out=False))
+    history.close()
+    labels = examples.labels.astype(np.float32).reshape(-1, 1)
+    plan = plan_for(LONG, AGENT, 0)
+    return train(base.model.backend, base.train, examples.inputs, labels, plan).params
+
+
+def begin(
+    federation: Federation, identity: Identity, directory: Path, cancels: int
+) -> dict[str, bytes]:
+    """Cut a training short after its first checkpoint; return the files it leaves."""
+
+    async def scenario(site: Site) -> None:
+        site.history.append(failing_rows(400, start=1000))
+        feed(site.adoption, federation.publish(1, policy=LONG))
+        await site.until((directory / CHECKPOINT).exists)
+
+    learning(federation, identity, directory, scenario, cancels=cancels)
+    return {name: (directory / name).read_bytes() for name in (CHECKPOINT, ROWS)}
+
+
+def steps_in(directory: Path) -> int:
+    return Checkpoint.load(directory / CHECKPOINT).progress.optimizer.steps
+
+
+async def ends(site: Site) -> None:
+    await site.until(lambda: site.outbox.produced == 1)
+    await site.until(lambda: site.status.learning == "waiting for a version after 0")
+
+
+@pytest.mark.parametrize("cancels", [1, 2])
+def test_a_training_cut_short_by_a_stop_or_a_kill_ends_as_one_that_was_not(
+    federation: Federation,
+    identity: Identity,
+    tmp_path: Path,
+    learned: list[Trained],
+    caplog: pytest.LogCaptureFixture,
+    cancels: int,
+) -> None:
+    caplog.set_level("INFO")
+    begin(federation, identity, tmp_path, cancels)
+    expected = expected_params(federation, tmp_path)
+    assert not learned
+
+    async def scenario(site: Site) -> None:
+        # New rows, late rows between the old ones, and a full ring that forgot the oldest.
+        site.history.append(failing_rows(300, start=5000) + failing_rows(100, start=900))
+        await ends(site)
+
+    learning(federation, identity, tmp_path, scenario)
+    assert "going on with the training from version 0" in caplog.text
+    (trained,) = learned
+    assert np.array_equal(flatten(trained.params), flatten(expected))
+    assert trained.examples < 400
+    assert not (tmp_path / CHECKPOINT).exists()
+    assert not (tmp_path / ROWS).exists()
+
+
+@pytest.mark.parametrize(("cancels", "kept"), [(1, True), (2, False)])
+def test_a_graceful_stop_asks_for_a_checkpoint_and_a_hard_one_does_not(
+    federation: Federation, identity: Identity, tmp_path: Path, cancels: int, kept: bool
+) -> None:
+    async def scenario(site: Site) -> None:
+        site.history.append(failing_rows(400, start=1000))
+        feed(site.adoption, federation.publish(1, policy=LONG))
+        await site.until((tmp_path / CHECKPOINT).exists)
+        (tmp_path / CHECKPOINT).unlink()
+
+    learning(federation, identity, tmp_path, scenario, cancels=cancels)
+    assert (tmp_path / CHECKPOINT).exists() is kept
+
+
+def test_a_second_start_goes_on_from_the_last_step_without_writing_the_rows_again(
+    federation: Federation, identity: Identity, tmp_path: Path
+) -> None:
+    begin(federation, identity, tmp_path, 1)
+    first = steps_in(tmp_path)
+    assert first > 0
+    rows = (tmp_path / ROWS).stat()
+
+    async def scenario(site: Site) -> None:
+        await site.until(lambda: steps_in(tmp_path) > first)
+
+    learning(federation, identity, tmp_path, scenario)
+    assert (tmp_path / ROWS).stat().st_ino == rows.st_ino, "the rows were written again"
+
+
+LEARNER = """
+import asyncio, sys
+from pathlib import Path
+from types import SimpleNamespace
+from tests.agent.federation import read_back
+from tests.agent.test_learner import learning
+_, identity = read_back(Path(sys.argv[1]))
+forever = lambda site: asyncio.Event().wait()
+learning(SimpleNamespace(trust=identity.trust), identity, Path(sys.argv[2]), forever)
+"""
+
+
+def test_after_kill_9_of_the_whole_process_training_goes_on_from_the_last_checkpoint(
+    federation: Federation,
+    identity: Identity,
+    tmp_path: Path,
+    learned: list[Trained],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    config, state = tmp_path / "agent.toml", tmp_path / "state"
+    config.write_text(agent_toml(federation))
+    state.mkdir()
+    history, models = History(state / "history.db", CHANNELS, 500, 0.1), Models(state / "models.db")
+    history.append(failing_rows(400, start=1000))
+    feed(Adoption(models, federation.trust, CHANNELS), federation.publish(1, policy=LONG))
+    models.close()
+    history.close()
+    command = [sys.executable, "-c", LEARNER, str(config), str(state)]
+    with subprocess.Popen(command, cwd=ROOT) as process:
+        while not (state / CHECKPOINT).exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    expected = expected_params(federation, state)
+
+    learning(federation, identity, state, ends)
+    assert "going on with the training from version 0" in caplog.text
+    (trained,) = learned
+    assert np.array_equal(flatten(trained.params), flatten(expected))
+
+
+def test_a_killed_child_goes_on_from_the_last_checkpoint(
+    federation: Federation,
+    identity: Identity,
+    tmp_path: Path,
+    learned: list[Trained],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(agent.learner, "_AFTER_FAILURE_S", 0.01)
+
+    async def scenario(site: Site) -> None:
+        site.history.append(failing_rows(400, start=1000))
+        feed(site.adoption, federation.publish(1, policy=LONG))
+        await site.until((tmp_path / CHECKPOINT).exists)
+        pid = site.learner.process.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await ends(site)
+        assert site.learner.process.pid != pid
+
+    learning(federation, identity, tmp_path, scenario)
+    (trained,) = learned
+    expected = expected_params(federation, tmp_path)
+    assert np.array_equal(flatten(trained.params), flatten(expected))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("another version", "from version 0 is discarded: another one is due"),
+        ("another policy", "from version 0 is discarded: another one is due"),
+        ("other rows", "CheckpointMismatch"),
+        ("cut checkpoint", "CheckpointError"),
+        ("cut rows", "an unfinished training is discarded: Input data was truncated"),
+        ("no rows", ""),
+    ],
+)
+def test_an_unfinished_training_of_another_job_is_discarded_and_training_begins_anew(
+    federation: Federation,
+    identity: Identity,
+    tmp_path: Path,
+    learned: list[Trained],
+    caplog: pytest.LogCaptureFixture,
+    change: str,
+    said: str,
+) -> None:
+    caplog.set_level("INFO")
+    files = begin(federation, identity, tmp_path, 2)
+    if change == "other rows":
+        x_last = files[ROWS].rindex(np.float32(1).tobytes())
+        changed = bytearray(files[ROWS])
+        changed[x_last : x_last + 4] = np.float32(0).tobytes()
+        (tmp_path / ROWS).write_bytes(changed)
+    elif change.startswith("cut"):
+        name = change.removeprefix("cut ")
+        (tmp_path / f"training.{name}").write_bytes(files[f"training.{name}"][:-5])
+    elif change == "no rows":
+        (tmp_path / ROWS).unlink()
+
+    async def scenario(site: Site) -> None:
+        short = policy(epochs=2)
+        if change == "another version":
+            moved = federation.moved(0.01)
+            feed(site.adoption, federation.publish(2, version=1, train=moved, policy=short))
+        elif change == "another policy":
+            feed(site.adoption, federation.publish(2, policy=short))
+        await site.until(lambda: site.outbox.produced == 1)
+        await site.until(lambda: site.status.learning.startswith("waiting for a version"))
+
+    learning(federation, identity, tmp_path, scenario)
+    assert said in caplog.text
+    assert len(learned) == 1
+    assert not (tmp_path / CHECKPOINT).exists()
+    assert not (tmp_path / ROWS).exists()
+
+
+def test_a_checkpoint_that_cannot_be_kept_is_logged_and_training_goes_on(
+    federation: Federation,
+    identity: Identity,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / ".training.rows.new").mkdir()  # the name that a new file would take
+
+    async def scenario(site: Site) -> None:
+        site.history.append(failing_rows(400))
+        feed(site.adoption, federation.publish(1, policy=LONG))
+        await ends(site)
+
+    learning(federation, identity, tmp_path, scenario)
+    assert "a checkpoint was not kept" in caplog.text
+
+
+def test_the_heads_positive_weight_is_the_weight_of_label_one() -> None:
+    assert plan_for(policy(positive_weight=3.0), "gw", 1).class_weights == (1.0, 3.0)
+    assert plan_for(policy(positive_weight=1.0), "gw", 1).class_weights == ()
+    with pytest.raises(PolicyError, match="class_weights"):
+        plan_for(policy(positive_weight=0.0), "gw", 1)

@@ -5,10 +5,14 @@ import math
 import warnings
 from dataclasses import replace
 from itertools import count
+from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from agent.learning.backend import OnnxRuntimeBackend
@@ -22,6 +26,7 @@ from agent.learning.golden import (
 )
 from agent.learning.graph import initial_params, read_graph
 from agent.learning.losses import Loss
+from agent.learning.noise import gaussian
 from agent.learning.optimizers import OptimizerName, optimizer_named
 from agent.learning.params import flatten, unflatten
 from agent.learning.train import TrainingDiverged, TrainingPlan, train
@@ -115,14 +120,173 @@ def test_the_tail_mean_is_the_mean_of_the_last_steps(backend: OnnxRuntimeBackend
     assert np.allclose(got, np.mean(ends, axis=0), atol=1e-7)
 
 
-def test_positive_weight_weighs_rows_with_label_one(backend: OnnxRuntimeBackend) -> None:
+def test_class_weights_weigh_rows_with_label_one(backend: OnnxRuntimeBackend) -> None:
     x, y = rows(64)
-    plan = replace(PLAN, epochs=1, batch_size=64, optimizer="sgd", positive_weight=4.0)
+    plan = replace(PLAN, epochs=1, batch_size=64, optimizer="sgd", class_weights=(1.0, 4.0))
     order = np.random.default_rng(plan.seed).permutation(64)
     weights = np.where(y[order, 0] > 0, 4, 1).astype(np.float32)
     _, gradient = backend.grads(START, x[order], y[order], weights)
     moved = flatten(train(backend, START, x, y, plan).params) - flatten(START)
     assert np.allclose(moved, -1e-2 * flatten(gradient), atol=1e-6)
+
+
+def test_classes_and_examples_weigh_together(backend: OnnxRuntimeBackend) -> None:
+    model = mlp(2, (), 3, seed=0)
+    classes, start = OnnxRuntimeBackend(model, Loss.CROSS_ENTROPY), initial_params(model)
+    x, _ = rows(30)
+    y = np.arange(30) % 3
+    plan = replace(PLAN, epochs=1, batch_size=30, optimizer="sgd", class_weights=(1.0, 2.0, 5.0))
+    own = np.linspace(0.5, 2, 30, dtype=np.float32)
+    order = np.random.default_rng(plan.seed).permutation(30)
+    weights = np.array([1, 2, 5], np.float32)[y] * own
+    _, gradient = classes.grads(start, x[order], y[order], weights[order])
+    moved = flatten(train(classes, start, x, y, plan, example_weights=own).params) - flatten(start)
+    assert np.allclose(moved, -1e-2 * flatten(gradient), atol=1e-6)
+    with pytest.raises(ValueError, match="2 given, the model has 3 classes"):
+        train(classes, start, x, y, replace(plan, class_weights=(1.0, 2.0)))
+    with pytest.raises(ValueError, match="label 3"):
+        train(classes, start, x, y + 1, plan)
+    with pytest.raises(ValueError, match="3 given, need those of labels 0 and 1"):
+        train(backend, START, *rows(30), plan)
+    with pytest.raises(ValueError, match="no meaning for loss mse"):
+        train(OnnxRuntimeBackend(model, Loss.MSE), start, x, np.zeros((30, 3), np.float32), plan)
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, np.inf, np.nan])
+def test_an_example_weight_that_weighs_nothing_is_named(
+    backend: OnnxRuntimeBackend, weight: float
+) -> None:
+    weights = np.ones(10, np.float32)
+    weights[7] = weight
+    with pytest.raises(ValueError, match="of row 7 is not positive"):
+        train(backend, START, *rows(10), PLAN, example_weights=weights)
+    with pytest.raises(ValueError, match=r"float64 \(9,\), need \(10,\)"):
+        train(backend, START, *rows(10), PLAN, example_weights=np.ones(9))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("loss", list(Loss))
+def test_the_held_out_loss_is_the_one_that_is_trained(loss: Loss) -> None:
+    width = 3 if loss is Loss.CROSS_ENTROPY else 1
+    model = mlp(2, (4,), 2 if loss is Loss.RECONSTRUCTION else width, seed=0)
+    judge, start = OnnxRuntimeBackend(model, loss), initial_params(model)
+    x, signs = rows(50)
+    labels: dict[Loss, NDArray[Any]] = {
+        Loss.BINARY_CROSS_ENTROPY: signs,
+        Loss.CROSS_ENTROPY: signs[:, 0].astype(np.int64),
+        Loss.RECONSTRUCTION: signs[:, :0],
+    }
+    y = labels.get(loss, 4 * signs)
+    weighted = loss in (Loss.BINARY_CROSS_ENTROPY, Loss.CROSS_ENTROPY)
+    weights = (1.0, 4.0, 1.0)[: 2 if width == 1 else 3] if weighted else ()
+    plan = replace(PLAN, epochs=2, class_weights=weights)
+    result = train(judge, start, x[:40], y[:40], plan, held_out=(x[40:], y[40:]))
+    w = np.where(signs[40:, 0] > 0, 4 if weighted else 1, 1).astype(np.float32)
+    before, _ = judge.grads(start, x[40:], y[40:], w)
+    after, _ = judge.grads(result.params, x[40:], y[40:], w)
+    assert math.isclose(result.held_out_start, before, rel_tol=1e-5)
+    assert (result.epochs, result.best_epoch) == (2, 2)
+    assert math.isclose(result.held_out_best, after, rel_tol=1e-5)
+
+
+def test_training_ends_when_held_out_rows_stop_improving_and_gives_the_best_epoch(
+    backend: OnnxRuntimeBackend,
+) -> None:
+    x, y = rows(330)
+    few, judges = (
+        (x[:30], np.where(np.arange(30)[:, None] < 6, 1 - y[:30], y[:30])),
+        (x[30:], y[30:]),
+    )
+    plan = replace(PLAN, batch_size=8, learning_rate=0.05)
+    ends = [train(backend, START, *few, replace(plan, epochs=at)).params for at in range(1, 25)]
+    ones = np.ones(300, np.float32)
+    losses = [backend.grads(START, *judges, ones)[0]]
+    losses += [backend.grads(params, *judges, ones)[0] for params in ends]
+    waited = [at - int(np.argmin(losses[: at + 1])) for at in range(len(losses))]
+    last = waited.index(3)
+    best = int(np.argmin(losses[: last + 1]))
+    result = train(backend, START, *few, replace(plan, epochs=24, patience=3), held_out=judges)
+    assert 0 < best < last < 24
+    assert (result.best_epoch, result.epochs, result.stopped) == (best, last, False)
+    assert np.array_equal(flatten(result.params), flatten(ends[best - 1]))
+    assert math.isclose(result.held_out_best, losses[best], rel_tol=1e-5)
+
+
+def test_a_training_that_only_gets_worse_gives_its_start_back(
+    backend: OnnxRuntimeBackend,
+) -> None:
+    x, y = rows(60)
+    better = train(backend, START, x, y, replace(PLAN, epochs=30)).params
+    plan = replace(PLAN, patience=2, epochs=50)
+    result = train(backend, better, x, 1 - y, plan, held_out=(x, y))
+    assert (result.best_epoch, result.epochs) == (0, 2)
+    assert np.array_equal(flatten(result.params), flatten(better))
+    assert result.held_out_best == result.held_out_start
+
+
+def test_held_out_rows_without_patience_only_watch(backend: OnnxRuntimeBackend) -> None:
+    x, y = rows(60)
+    watched = train(backend, START, x, y, PLAN, held_out=rows(20))
+    assert np.array_equal(
+        flatten(watched.params), flatten(train(backend, START, x, y, PLAN).params)
+    )
+    assert watched.best_epoch > 0
+    assert math.isnan(train(backend, START, x, y, PLAN).held_out_best)
+
+
+def test_a_clipped_step_is_the_clipped_sum_over_the_planned_batch(
+    backend: OnnxRuntimeBackend,
+) -> None:
+    x, y = rows(20)
+    plan = replace(PLAN, epochs=1, batch_size=32, optimizer="sgd", clip_norm=0.3)
+    one = np.ones(1, np.float32)
+    total = np.zeros(flatten(START).shape)
+    for at in range(20):
+        _, gradient = backend.grads(START, x[at : at + 1], y[at : at + 1], one)
+        g = flatten(gradient).astype(np.float64)
+        total += g * min(1.0, 0.3 / float(np.linalg.norm(g)))
+    result = train(backend, START, x, y, plan)
+    moved = flatten(result.params) - flatten(START)
+    assert np.allclose(moved, -1e-2 * total / 32, atol=1e-7)
+    assert math.isnan(result.loss_first_epoch)
+    watched = train(backend, START, x, y, plan, held_out=(x, y))
+    assert watched.held_out_best < watched.held_out_start
+
+
+def test_noise_of_the_planned_size_is_added_to_every_step_and_has_no_seed(
+    backend: OnnxRuntimeBackend,
+) -> None:
+    x, y = rows(16)
+    plan = replace(PLAN, epochs=1, batch_size=16, optimizer="sgd", learning_rate=1.0, clip_norm=0.5)
+    quiet = flatten(train(backend, START, x, y, plan).params)
+    loud = replace(plan, noise_multiplier=8.0)
+    noise = np.concatenate(
+        [flatten(train(backend, START, x, y, loud).params) - quiet for _ in range(40)]
+    )
+    expected = 8.0 * 0.5 / 16
+    # The standard deviation of a standard deviation is its size over sqrt(2 n).
+    assert abs(noise.std() / expected - 1) < 6 / np.sqrt(2 * noise.size)
+    assert abs(noise.mean()) < 6 * expected / np.sqrt(noise.size)
+    assert np.unique(noise.round(6)).size > 0.9 * noise.size
+
+
+@given(st.integers(0, 999), st.floats(0, 100))
+def test_noise_is_as_many_finite_values_as_asked_for(count: int, deviation: float) -> None:
+    noise = gaussian(count, deviation)
+    assert noise.shape == (count,)
+    assert np.isfinite(noise).all()
+    assert np.abs(noise).max(initial=0) <= 8.6 * deviation
+
+
+def test_noise_is_normal_and_bytes_alone_decide_it() -> None:
+    noise = gaussian(200_000, 2.0)
+    edges = np.array([NormalDist(0, 2).inv_cdf(at / 20) for at in range(1, 20)])
+    counts = np.bincount(np.searchsorted(edges, noise), minlength=20)
+    chi_squared = float(((counts - 10_000) ** 2 / 10_000).sum())
+    assert chi_squared < 72  # 19 degrees of freedom: once in 3e7 runs
+    assert abs(np.corrcoef(noise[:100_000], noise[100_000:])[0, 1]) < 6 / np.sqrt(100_000)
+    assert gaussian(4, 1.0, lambda size: b"\xff" * size).max() < 1e-6
+    extreme = gaussian(2, 1.0, bytes)  # zeros: the smallest uniform
+    assert extreme[0] == pytest.approx(math.sqrt(2 * 53 * math.log(2)))
 
 
 def test_the_learning_rate_goes_linearly_to_the_last_one_epoch_by_epoch(
@@ -161,6 +325,16 @@ def test_what_does_not_fit_is_refused(backend: OnnxRuntimeBackend) -> None:
         train(backend, START, x.astype(np.float64), y, PLAN)
     with pytest.raises(ValueError, match="learning_rate = nan"):
         replace(PLAN, learning_rate=math.nan)
+    with pytest.raises(ValueError, match=r"class_weights = \(1.0, 0.0\)"):
+        replace(PLAN, class_weights=(1.0, 0.0))
+    with pytest.raises(ValueError, match="exclude each other"):
+        replace(PLAN, patience=1, average_tail=0.5)
+    with pytest.raises(ValueError, match="needs a clip_norm"):
+        replace(PLAN, noise_multiplier=1.0)
+    with pytest.raises(ValueError, match="needs held-out rows"):
+        train(backend, START, x, y, replace(PLAN, patience=1))
+    with pytest.raises(ValueError, match=r"labels are \(10, 2\)"):
+        train(backend, START, x, y, PLAN, held_out=(x, np.zeros((10, 2), np.float32)))
     shuffled = dict(reversed(START.items()))
     with pytest.raises(ValueError, match="expected"):
         train(backend, shuffled, x, y, PLAN)
