@@ -59,7 +59,9 @@ class Agent:
             settings.history.holdout_share,
         )
         self._outbox = Outbox(state / "outbox.db", settings.outbox.quota_bytes)
-        self._adoption = Adoption(Models(state / "models.db"), identity.trust, channels)
+        self._adoption = Adoption(
+            Models(state / "models.db"), identity.trust, channels, settings.training.backend
+        )
         self._operator = Operator()
         self._rows: asyncio.Queue[list[Row]] = asyncio.Queue(_ROWS_QUEUE)
         self._made = asyncio.Event()
@@ -74,7 +76,9 @@ class Agent:
         """Run until cancelled; the first failure of any task ends all."""
         counter = Counter(self._outbox.next_session())
         training = self._settings.training
-        process = TrainingProcess(memory_bytes=training.memory_bytes, idle_s=training.idle_s)
+        process = TrainingProcess(
+            memory_bytes=training.memory_bytes, idle_s=training.idle_s, backend=training.backend
+        )
         learner = Learner(
             self._adoption,
             self._history,

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import msgspec
 
+from agent.learning.choice import BackendName
 from agent.sensors.opcua import OpcUaSettings, node_problem
 from wire.codec import MAX_BYTES
 from wire.errors import SettingsError, WireError
@@ -63,6 +64,7 @@ class TrainingTable(Settings, frozen=True, kw_only=True):
     pause_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 10.0
     memory_bytes: Annotated[int, msgspec.Meta(ge=256 << 20)] = 1 << 30
     idle_s: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = 60.0
+    backend: BackendName = "auto"
 
 
 class OutboxTable(Settings, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.learning.checkpoint import Checkpoint
+from agent.learning.choice import BackendName
 from agent.learning.golden import Golden
 from agent.learning.ir import Params
 from agent.learning.losses import Loss
@@ -63,6 +64,7 @@ class Prepare(_Message, frozen=True, tag="prepare"):
     graph: bytes
     loss: Loss
     golden: WireGolden | None = None
+    backend: BackendName = "auto"
 
 
 class Train(_Message, frozen=True, tag="train"):

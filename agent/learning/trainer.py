@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.learning.backend import OnnxRuntimeBackend
 from agent.learning.checkpoint import Checkpoint
+from agent.learning.choice import open_backend
 from agent.learning.frames import (
     HEADER,
     Checkpointed,
@@ -53,7 +53,7 @@ from agent.learning.limits import ProcessLimits, limit_this_process
 from agent.learning.runtime import Backend, BackendError
 from agent.learning.train import Training, TrainingDiverged, train
 
-_EXPECTED = (ValueError, TrainingDiverged, BackendError, MemoryError)
+_EXPECTED = (ImportError, ValueError, TrainingDiverged, BackendError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Trainer:
 
     line: Line
     threads: int
-    backend: OnnxRuntimeBackend | None = None
+    backend: Backend | None = None
 
     def answer(self, request: Request) -> Reply:
         """Do one request; failures that a request can cause become `Failed`."""
@@ -126,7 +126,8 @@ class Trainer:
 
     def _prepare(self, request: Prepare) -> Reply:
         self.backend = None
-        backend = OnnxRuntimeBackend(read_graph(request.graph), request.loss, self.threads)
+        graph = read_graph(request.graph)
+        backend = open_backend(graph, request.loss, threads=self.threads, name=request.backend)
         golden = request.golden
         if golden is not None:
             params = unpack_params(golden.params)

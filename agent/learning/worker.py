@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.learning.checkpoint import Checkpoint
+from agent.learning.choice import BackendName
 from agent.learning.frames import (
     HEADER,
     Checkpointed,
@@ -133,8 +134,10 @@ class TrainingProcess:
         nice: int = ProcessLimits.nice,
         threads: int = ProcessLimits.threads,
         idle_s: float = ProcessLimits.idle_s,
+        backend: BackendName = "auto",
     ) -> None:
-        """Take the child's limits, see `ProcessLimits`; nothing is started yet."""
+        """Take the child's limits, see `ProcessLimits`, and its runtime; nothing is started yet."""
+        self._backend = backend
         self._limits = ProcessLimits(memory_bytes, cpu_s, nice, threads, idle_s)
         self._child: asyncio.subprocess.Process | None = None
         self._prepared: Prepare | None = None
@@ -185,7 +188,8 @@ class TrainingProcess:
           TrainingFailed: the graph, or its golden vectors on this runtime, are refused.
           TrainingProcessDied: the child ended.
         """
-        request = Prepare(graph, loss, pack_golden(*golden) if golden else None)
+        vectors = pack_golden(*golden) if golden else None
+        request = Prepare(graph, loss, vectors, self._backend)
         async with self._turn:
             if request == self._prepared and self.pid is not None:
                 return
