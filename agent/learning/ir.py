@@ -68,6 +68,51 @@ FORWARD_OPERATORS = frozenset(
 )
 """What a forward graph may use: exactly the operators that can be derived (a test compares)."""
 
+AUTHORING_OPERATORS = FORWARD_OPERATORS | frozenset(
+    {
+        "Abs",
+        "And",
+        "BatchNormalization",
+        "Cast",
+        "CastLike",
+        "Ceil",
+        "ConstantOfShape",
+        "Dropout",
+        "Elu",
+        "Equal",
+        "Expand",
+        "Floor",
+        "Gather",
+        "Gelu",
+        "GlobalMaxPool",
+        "Greater",
+        "GroupNormalization",
+        "HardSigmoid",
+        "HardSwish",
+        "InstanceNormalization",
+        "Less",
+        "Max",
+        "Min",
+        "Mish",
+        "Mod",
+        "Not",
+        "PRelu",
+        "Pad",
+        "Range",
+        "Reciprocal",
+        "ReduceProd",
+        "Selu",
+        "SequenceAt",
+        "Shape",
+        "Split",
+        "SplitToSequence",
+        "Sum",
+        "Tile",
+        "Where",
+    }
+)
+"""What a file may use from which a bundle is built: `simplify` rewrites it (a test compares)."""
+
 DTYPES: Mapping[str, np.dtype[Any]] = {
     name: np.dtype(name) for name in ("float32", "int32", "int64", "bool")
 }
