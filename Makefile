@@ -76,5 +76,5 @@ lock: $(STAMP)  ## resolve pyproject.toml again (UPGRADE=1: newest versions of e
 
 clean:  ## remove everything that make made
 	@rm -rf $(VENV) .venv-flower .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
-		build dist tests/node_opcua/node_modules
+		build dist tests/node_opcua/node_modules tests/tflite/.venv-litert tests/tflite/.venv-runtime
 	@find $(CHECKED) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,6 +5,8 @@
 #   mosquitto        with apt: a real broker
 #   nodejs, npm      with apt: run node-opcua, an OPC UA server that shares no code with asyncua
 #   systemd          with apt: systemd-analyze judges the units
+#   TFLite           with pip: ai-edge-litert with tflite-micro, and tflite-runtime (Python 3.11),
+#                    each in an environment of its own under tests/tflite
 #
 # What cannot be installed (no root, no network) is reported; the tests that need it are then
 # skipped with that reason, and pytest counts them. Never fails for that.
@@ -68,6 +70,43 @@ install_node_opcua() {
   fi
 }
 
+# usage: install_environment FOLDER PYTHON REQUIREMENTS...; what is installed already stays.
+install_environment() {
+  local folder="$here/tflite/$1" base=$2 file stamp
+  shift 2
+  if [[ ! -x $folder/bin/python ]]; then
+    "$base" -m venv --clear "$folder" || {
+      say "no virtual environment in $folder; tests that need it are skipped"
+      return 0
+    }
+  fi
+  for file in "$@"; do
+    stamp="$folder/.installed-$file"
+    if [[ -f $stamp && ! $here/tflite/$file -nt $stamp ]]; then continue; fi
+    say "installing tests/tflite/$file with pip into ${folder#"$here"/}"
+    if "$folder/bin/python" -m pip install -q --disable-pip-version-check \
+      -r "$here/tflite/$file"; then
+      touch "$stamp"
+    else
+      say "pip could not install tests/tflite/$file; tests that need it are skipped"
+    fi
+  done
+}
+
+install_tflite() {
+  local old=$python
+  install_environment .venv-litert "$python" litert.txt tflm.txt
+  if ! "$old" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then
+    old=python3.11
+    if ! "$old" -c 'import venv, ensurepip' 2>/dev/null; then
+      say "no Python 3.11 for tflite-runtime; tests that need it are skipped"
+      return 0
+    fi
+  fi
+  install_environment .venv-runtime "$old" runtime.txt
+}
+
 install_with_apt
 install_torch
 install_node_opcua
+install_tflite
