@@ -15,12 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.model import Model, prepare
+from agent.learning.choice import BackendName
+from agent.model import Model, check_live, prepare
 from agent.models import Downloads, Models
 from wire.bundle import read_bundle
 from wire.chunks import check_content
 from wire.codec import unseal
 from wire.errors import BundleError, ReplayError, WireError
+from wire.manifest import Label
 from wire.messages import Content, Head
 from wire.tensors import Params, read_params
 from wire.topics import Topics
@@ -62,16 +64,32 @@ class Adopted:
         return Examples(inputs, rows[:, self.label_column] >= 0.5)
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """The checked model of the bundle with this SHA-256, and its label."""
+
+    digest: bytes
+    model: Model
+    label: Label
+
+
 class Adoption:
     """The current model of this agent and what it still downloads."""
 
-    def __init__(self, models: Models, trust: Trust, channels: list[str]) -> None:
+    def __init__(
+        self,
+        models: Models,
+        trust: Trust,
+        channels: list[str],
+        backend: BackendName = "auto",
+    ) -> None:
+        self._backend = backend
         self._channels = channels
         self._models = models
         self._trust = trust
         self._topics = Topics(trust.federation)
         self._downloads = Downloads()
-        self._model: tuple[bytes, Model] | None = None
+        self._ready: _Ready | None = None
         self.head: Head | None = None
         self.current: Adopted | None = None
         self.changed = asyncio.Event()
@@ -160,8 +178,9 @@ class Adoption:
         if any(data is None for data in parts.values()):
             return
         data = {key: part for key, part in parts.items() if part is not None}
-        model = self._ready_model(head.bundle.digest, data["bundle"])
-        inputs, label = self._columns(model)
+        ready = self._ready_model(head.bundle.digest, data["bundle"])
+        model = ready.model
+        inputs, label = self._columns(ready)
         weights = {
             key: read_params(part, model.manifest.shapes)
             for key, part in data.items()
@@ -180,9 +199,10 @@ class Adoption:
             self._models.use_head(self._envelope)
         self.changed.set()
 
-    def _columns(self, model: Model) -> tuple[tuple[int, ...], int]:
+    def _columns(self, ready: _Ready) -> tuple[tuple[int, ...], int]:
         """Where this agent's rows hold the model's inputs and its label."""
-        needed = [*model.channels, model.manifest.label.channel]
+        model = ready.model
+        needed = [*model.channels, ready.label.channel]
         absent = [name for name in needed if name not in self._channels]
         if absent:
             reason = f"bundle {model.manifest.name} needs channel {absent[0]!r}; configure a "
@@ -191,10 +211,12 @@ class Adoption:
         columns = [self._channels.index(name) for name in needed]
         return tuple(columns[:-1]), columns[-1]
 
-    def _ready_model(self, digest: bytes, data: bytes) -> Model:
-        if self._model is None or self._model[0] != digest:
-            self._model = (digest, prepare(read_bundle(data, self._trust)))
-        return self._model[1]
+    def _ready_model(self, digest: bytes, data: bytes) -> _Ready:
+        if self._ready is None or self._ready.digest != digest:
+            bundle = read_bundle(data, self._trust)
+            label = check_live(bundle.manifest)
+            self._ready = _Ready(digest, prepare(bundle, self._backend), label)
+        return self._ready
 
 
 def contents(head: Head) -> dict[str, Content]:

@@ -2,7 +2,7 @@
 
 journeyman demo                three factories learn together on this computer
 journeyman keys ...            root, charter, agents' keys and credentials
-journeyman bundle ...          build and inspect model bundles
+journeyman bundle ...          build, inspect, sign, verify, test and export model bundles
 journeyman agent|coordinator   the same as journeyman-agent, journeyman-coordinator
 """
 
@@ -31,6 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from coordinator.main import main as coordinator_main  # noqa: PLC0415
 
         return coordinator_main(words[1:])
+    if words[:1] == ["bundle"]:
+        from agent.bundle.main import main as bundle_main  # noqa: PLC0415
+
+        return bundle_main(words[1:])
     options = _parser().parse_args(words)
     try:
         return int(options.command(options))
@@ -50,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_keys(commands)
-    _add_bundle(commands)
+    commands.add_parser("bundle", help="build, inspect, sign, verify, test, export model bundles")
     return parser
 
 
@@ -203,62 +207,6 @@ def _shown(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(_shown(item) for item in value) or "none"
     return str(value)
-
-
-def _add_bundle(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    bundle = commands.add_parser("bundle", help="build and inspect model bundles")
-    actions = bundle.add_subparsers(required=True, metavar="ACTION")
-    build = actions.add_parser("build", help="build and sign a bundle from a TOML description")
-    build.add_argument("description", type=Path, help="such as configs/jobs/ai4i.toml")
-    build.add_argument(
-        "--keys", type=Path, required=True, help="directory with author.key, charter"
-    )
-    build.add_argument("--out", type=Path, required=True, help="the bundle file to write")
-    build.set_defaults(command=_bundle_build)
-    inspect = actions.add_parser("inspect", help="verify a bundle and print what it holds")
-    inspect.add_argument("bundle", type=Path)
-    inspect.add_argument("--charter", type=Path, required=True)
-    inspect.add_argument("--root", required=True, help="the root's public key")
-    inspect.set_defaults(command=_bundle_inspect)
-
-
-def _bundle_build(options: argparse.Namespace) -> int:
-    from agent.authoring import build_bundle, read_bundle_settings  # noqa: PLC0415
-    from wire.codec import open_envelope, parse_body  # noqa: PLC0415
-    from wire.keys import AUTHOR_KEY, CHARTER  # noqa: PLC0415
-    from wire.messages import Charter  # noqa: PLC0415
-    from wire.signing import read_private_key  # noqa: PLC0415
-
-    charter = parse_body(open_envelope((options.keys / CHARTER).read_bytes(), "charter"), Charter)
-    data = build_bundle(
-        options.description,
-        read_bundle_settings(options.description),
-        charter.federation,
-        read_private_key(options.keys / AUTHOR_KEY),
-        charter.agreement,
-    )
-    options.out.write_bytes(data)
-    print(f"{options.out}: {len(data)} bytes, signed for {charter.federation}")
-    return 0
-
-
-def _bundle_inspect(options: argparse.Namespace) -> int:
-    from agent.model import prepare  # noqa: PLC0415
-    from wire.bundle import read_bundle  # noqa: PLC0415
-    from wire.signing import parse_public_key  # noqa: PLC0415
-    from wire.tensors import parameter_count  # noqa: PLC0415
-    from wire.trust import read_charter  # noqa: PLC0415
-
-    trust = read_charter(options.charter.read_bytes(), parse_public_key(options.root))
-    bundle = read_bundle(options.bundle.read_bytes(), trust)
-    prepare(bundle)
-    manifest = bundle.manifest
-    print(f"{manifest.name} revision {manifest.revision}: {manifest.description}")
-    print(f"channels   {', '.join(f'{item.name} [{item.unit}]' for item in manifest.channels)}")
-    print(f"label      {manifest.label.channel}")
-    print(f"parameters {parameter_count(manifest.shapes)}, loss {manifest.loss}")
-    print("signature, hashes, graph and golden vectors hold on this machine")
-    return 0
 
 
 if __name__ == "__main__":

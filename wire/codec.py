@@ -58,7 +58,7 @@ MAX_BYTES: dict[str, int] = {
     "receipts": 262_144,
     "command": 4_096,
     "report": 65_536,
-    "bundle": 64 << 20,
+    "bundle": 40 << 20,
 }
 """Largest envelope of each kind in bytes.  A head with four contents of 4,096 chunks fits."""
 

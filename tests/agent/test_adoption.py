@@ -10,7 +10,7 @@ from agent.adoption import Adoption
 from agent.learning.golden import golden_tensors, read_golden
 from agent.models import Models
 from tests.agent.federation import CHANNELS, FEDERATION, Federation, feed
-from wire.bundle import GOLDEN, write_bundle
+from wire.bundle import GOLDEN, write_bundle, write_draft
 from wire.errors import BundleError, MalformedError, ReplayError, SignatureError, WireError
 from wire.signing import PrivateKey
 from wire.tensors import Params, read_safetensors, write_params, write_safetensors
@@ -158,7 +158,13 @@ def refused_bundles(federation: Federation) -> dict[str, tuple[bytes, str]]:
     bundle = federation.opened
     stranger = write_bundle(bundle.manifest, bundle.files, FEDERATION, PrivateKey.generate())
     other = msgspec.structs.replace(bundle.manifest, agreement=bytes([1] * 32))
+    local = msgspec.structs.replace(bundle.manifest, standardise="local")
     return {
+        "draft": (write_draft(bundle.manifest, bundle.files), "unsigned draft"),
+        "not served": (
+            write_bundle(local, bundle.files, FEDERATION, federation.author),
+            "not served here yet: it standardises by local statistics",
+        ),
         "stranger": (stranger, "none of the charter's 1 author keys"),
         "flipped": (
             federation.bundle[:-100]
@@ -174,7 +180,9 @@ def refused_bundles(federation: Federation) -> dict[str, tuple[bytes, str]]:
     }
 
 
-@pytest.mark.parametrize("case", ["stranger", "flipped", "golden", "agreement"])
+@pytest.mark.parametrize(
+    "case", ["draft", "not served", "stranger", "flipped", "golden", "agreement"]
+)
 def test_a_refused_bundle_leaves_the_model_in_use_also_after_a_restart(
     tmp_path: Path, federation: Federation, case: str
 ) -> None:

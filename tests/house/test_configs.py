@@ -57,7 +57,8 @@ def test_the_programs_read_their_documented_files() -> None:
 @pytest.mark.parametrize("path", sorted((CONFIGS / "jobs").glob("*.toml")), ids=lambda p: p.name)
 def test_every_job_is_a_description_that_bundle_build_accepts(path: Path) -> None:
     settings = read_bundle_settings(path)
-    assert {item.name for item in settings.channel}.isdisjoint({settings.label.channel})
+    labels = {settings.label.channel} if settings.label is not None else set()
+    assert {item.name for item in settings.channel}.isdisjoint(labels)
 
 
 @pytest.mark.parametrize("name", ["agent.toml", "coordinator.toml"])
