@@ -122,7 +122,11 @@ def derive_clipped_sum_graph(forward: Graph, loss: Loss) -> Graph:
     flat = {
         name: tape.emit("Reshape", value, tape.ints(0, -1)) for name, value in gradients.items()
     }
-    squares = [tape.emit("ReduceSumSquare", v, tape.ints(1), keepdims=0) for v in flat.values()]
+    # ONNX Runtime's ReduceSumSquare is 2.7e-5 off at 90,000 elements, ReduceSum 1.7e-6, measured.
+    squares = [
+        tape.emit("ReduceSum", tape.emit("Mul", value, value), tape.ints(1), keepdims=0)
+        for value in flat.values()
+    ]
     total = squares[0] if len(squares) == 1 else tape.emit("Sum", *squares)
     norms = tape.emit("Sqrt", total)
     factor = tape.emit("Min", tape.emit("Div", CLIP, norms), tape.scalar(1.0))

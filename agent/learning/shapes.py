@@ -8,7 +8,7 @@ per-example gradients and their clipping rely on.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from agent.learning.ir import Array, GraphError, Node
 
@@ -96,3 +96,77 @@ def constant_ints(node: Node, index: int, constants: Mapping[str, Array]) -> tup
     if value is None or value.dtype.name != "int64" or value.ndim != 1:
         raise GraphError(node.describe(), f"input {index} must be a constant vector of int64")
     return tuple(int(item) for item in value)
+
+
+def ints_attribute(node: Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+    """Return an attribute that is a list of integers.
+
+    Raises:
+      GraphError: the attribute has another type.
+    """
+    value = node.attributes.get(name, default)
+    if not isinstance(value, tuple) or not all(isinstance(item, int) for item in value):
+        raise GraphError(node.describe(), f"attribute {name!r} must be a list of integers")
+    return tuple(int(item) for item in value)
+
+
+def text_attribute(node: Node, name: str, default: str) -> str:
+    """Return an attribute that is a string.
+
+    Raises:
+      GraphError: the attribute has another type.
+    """
+    value = node.attributes.get(name, default)
+    if not isinstance(value, str):
+        raise GraphError(node.describe(), f"attribute {name!r} must be a string")
+    return value
+
+
+def has_input(node: Node, index: int) -> bool:
+    """Tell whether an optional input is given."""
+    return index < len(node.inputs) and node.inputs[index] != ""
+
+
+def constant_scalar(node: Node, index: int, constants: Mapping[str, Array]) -> float:
+    """Return the value of an input that must be a constant number.
+
+    Raises:
+      GraphError: the input is computed, trained, or not one number.
+    """
+    value = constants.get(node.inputs[index])
+    if value is None or value.ndim:
+        raise GraphError(node.describe(), f"input {index} must be a constant scalar")
+    return float(value)
+
+
+def place_axis(node: Node, axis: int, rank: int) -> int:
+    """Return an axis counted from the front, for a value of `rank` axes.
+
+    Raises:
+      GraphError: there is no such axis.
+    """
+    if not -rank <= axis < rank:
+        raise GraphError(node.describe(), f"there is no axis {axis} among {rank}")
+    return axis % rank
+
+
+def place_axes(node: Node, axes: Sequence[int], rank: int) -> tuple[int, ...]:
+    """Return distinct axes counted from the front, in ascending order.
+
+    Raises:
+      GraphError: there is no such axis, or one is named twice.
+    """
+    placed = sorted(place_axis(node, axis, rank) for axis in axes)
+    if len(set(placed)) < len(placed):
+        raise GraphError(node.describe(), f"axes {tuple(axes)} name one axis twice")
+    return tuple(placed)
+
+
+def refuse_batch(node: Node, axes: Sequence[int], shape: Shape) -> None:
+    """Check that a step works along none but the axes of one example.
+
+    Raises:
+      GraphError: one of the axes, counted from the front, is the batch.
+    """
+    if any(shape[axis] == BATCH for axis in axes):
+        raise GraphError(node.describe(), "works along the batch axis, which would mix examples")

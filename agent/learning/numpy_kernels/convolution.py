@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from agent.learning.ir import Array, GraphError, Node
-from agent.learning.numpy_kernels.kernel import Constants, Kernel, Maker, ints_attribute
+from agent.learning.numpy_kernels.kernel import Constants, Kernel, Maker
 from agent.learning.numpy_kernels.windows import Geometry, Sizes, at, read_geometry, volume
 from agent.learning.runtime import parts
-from agent.learning.shapes import int_attribute
+from agent.learning.shapes import int_attribute, ints_attribute
 
 _WIDE = 24
 """Outputs of one example from which a product per example beats one over the whole batch:

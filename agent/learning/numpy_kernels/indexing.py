@@ -8,18 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.learning.ir import Array, GraphError, Node
+from agent.learning.ir import Array, Node
 from agent.learning.numpy_kernels.kernel import (
     Constants,
     Kernel,
     Maker,
     constant_at,
-    has_input,
     require,
-    text_attribute,
     to_ints,
 )
-from agent.learning.shapes import int_attribute
+from agent.learning.shapes import has_input, int_attribute, ints_attribute, text_attribute
 
 
 def _gather(node: Node, constants: Constants) -> Kernel:
@@ -103,8 +101,9 @@ def _resize(node: Node, constants: Constants) -> Kernel:
     require(node, "nearest_mode", rounding, "floor")
     for name in ("antialias", "exclude_outside"):
         require(node, name, int_attribute(node, name, 0), 0)
-    if "axes" in node.attributes or "keep_aspect_ratio_policy" in node.attributes:
-        raise GraphError(node.describe(), "only scales or sizes of all axes are supported")
+    policy = text_attribute(node, "keep_aspect_ratio_policy", "stretch")
+    require(node, "keep_aspect_ratio_policy", policy, "stretch")
+    chosen = ints_attribute(node, "axes", ()) if "axes" in node.attributes else None
     del constants
     by_size = has_input(node, 3)
 
@@ -112,19 +111,20 @@ def _resize(node: Node, constants: Constants) -> Kernel:
         x: Array, roi: Array | None, scales: Array | None = None, sizes: Array | None = None
     ) -> Array:
         del roi
+        axes = range(x.ndim) if chosen is None else [axis % x.ndim for axis in chosen]
+        known = [x.shape[axis] for axis in axes]
         if by_size and sizes is not None:
             targets = to_ints(sizes)
-            factors = [new / old for new, old in zip(targets, x.shape, strict=True)]
+            factors = [new / old for new, old in zip(targets, known, strict=True)]
         elif scales is not None:
             factors = [float(factor) for factor in scales]
-            targets = tuple(
-                int(size * factor) for size, factor in zip(x.shape, factors, strict=True)
-            )
+            targets = tuple(int(size * f) for size, f in zip(known, factors, strict=True))
         else:
             raise ValueError("needs scales or sizes")
-        for axis in reversed(range(x.ndim)):  # the last first: its copies are the slowest
-            if targets[axis] != x.shape[axis]:
-                x = _stretch(x, axis, targets[axis], factors[axis])
+        # The last first: its copies are the slowest.
+        for axis, target, factor in sorted(zip(axes, targets, factors, strict=True), reverse=True):
+            if target != x.shape[axis]:
+                x = _stretch(x, axis, target, factor)
         return x
 
     return run

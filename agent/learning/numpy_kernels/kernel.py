@@ -50,38 +50,9 @@ def constant_at(constants: Constants, index: int) -> Array | None:
     return constants[index] if index < len(constants) else None
 
 
-def has_input(node: Node, index: int) -> bool:
-    """Tell whether an optional input is given."""
-    return index < len(node.inputs) and bool(node.inputs[index])
-
-
 def to_ints(value: Array) -> tuple[int, ...]:
     """Return an integer tensor's values: axes, sizes, pads."""
     return tuple(int(item) for item in np.ravel(value))
-
-
-def ints_attribute(node: Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-    """Return an attribute that is a list of integers.
-
-    Raises:
-      GraphError: the attribute has another type.
-    """
-    value = node.attributes.get(name, default)
-    if not isinstance(value, tuple) or not all(isinstance(item, int) for item in value):
-        raise GraphError(node.describe(), f"attribute {name!r} must be a list of integers")
-    return tuple(int(item) for item in value)
-
-
-def text_attribute(node: Node, name: str, default: str) -> str:
-    """Return an attribute that is a string.
-
-    Raises:
-      GraphError: the attribute has another type.
-    """
-    value = node.attributes.get(name, default)
-    if not isinstance(value, str):
-        raise GraphError(node.describe(), f"attribute {name!r} must be a string")
-    return value
 
 
 def require(node: Node, name: str, given: object, *allowed: object) -> None:

@@ -18,13 +18,10 @@ from agent.learning.numpy_kernels.kernel import (
     Maker,
     Result,
     constant_at,
-    has_input,
-    ints_attribute,
     require,
-    text_attribute,
     to_ints,
 )
-from agent.learning.shapes import int_attribute
+from agent.learning.shapes import has_input, int_attribute, ints_attribute, text_attribute
 
 
 def _with_ints(

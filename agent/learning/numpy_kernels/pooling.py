@@ -9,18 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.learning.ir import Array, GraphError, Node
-from agent.learning.numpy_kernels.kernel import (
-    Constants,
-    Kernel,
-    Maker,
-    Result,
-    has_input,
-    ints_attribute,
-    require,
-    to_ints,
-)
+from agent.learning.numpy_kernels.kernel import Constants, Kernel, Maker, Result, require, to_ints
 from agent.learning.numpy_kernels.windows import Geometry, Sizes, at, read_geometry, volume
-from agent.learning.shapes import int_attribute
+from agent.learning.shapes import has_input, int_attribute, ints_attribute
 
 
 def _kernel_shape(node: Node) -> Sizes:

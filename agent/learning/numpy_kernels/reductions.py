@@ -17,11 +17,10 @@ from agent.learning.numpy_kernels.kernel import (
     Maker,
     Result,
     constant_at,
-    has_input,
     require,
     to_ints,
 )
-from agent.learning.shapes import float_attribute, int_attribute
+from agent.learning.shapes import float_attribute, has_input, int_attribute
 
 Axes = tuple[int, ...] | None  # None: all
 

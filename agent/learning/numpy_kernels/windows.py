@@ -17,8 +17,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from agent.learning.ir import Array, Node
-from agent.learning.numpy_kernels.kernel import ints_attribute, require, text_attribute
-from agent.learning.shapes import int_attribute
+from agent.learning.numpy_kernels.kernel import require
+from agent.learning.shapes import int_attribute, ints_attribute, text_attribute
 
 Sizes = tuple[int, ...]
 

@@ -8,12 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agent.learning.operators import dense, elementwise, layout, softmax
+from agent.learning.operators import (
+    convolution,
+    dense,
+    elementwise,
+    layout,
+    normalize,
+    pooling,
+    reduce,
+    resize,
+    slicing,
+    softmax,
+)
 from agent.learning.operators.rule import Operator
 
 OPERATORS: Mapping[str, Operator] = {
+    **convolution.OPERATORS,
     **dense.OPERATORS,
     **elementwise.OPERATORS,
     **layout.OPERATORS,
+    **normalize.OPERATORS,
+    **pooling.OPERATORS,
+    **reduce.OPERATORS,
+    **resize.OPERATORS,
+    **slicing.OPERATORS,
     **softmax.OPERATORS,
 }

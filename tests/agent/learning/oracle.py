@@ -24,7 +24,172 @@ def _gemm(node: Node, a: torch.Tensor, b: torch.Tensor, *c: torch.Tensor) -> tor
     return product + c[0] * float(node.attributes.get("beta", 1.0)) if c else product  # type: ignore[arg-type]
 
 
+def _layer_normalization(
+    node: Node, a: torch.Tensor, scale: torch.Tensor, *bias: torch.Tensor
+) -> torch.Tensor:
+    axis = int(node.attributes.get("axis", -1))  # type: ignore[arg-type]
+    epsilon = float(node.attributes.get("epsilon", 1e-5))  # type: ignore[arg-type]
+    normal = torch.nn.functional.layer_norm(a, a.shape[axis % a.ndim :], eps=epsilon)
+    return normal * scale + bias[0] if bias else normal * scale
+
+
+def _reduction(reduce: Callable[..., torch.Tensor]) -> Kernel:
+    def kernel(node: Node, a: torch.Tensor, axes: torch.Tensor | None = None) -> torch.Tensor:
+        given = () if axes is None else tuple(axes.tolist())
+        if not given and node.attributes.get("noop_with_empty_axes"):
+            return a
+        keep = bool(node.attributes.get("keepdims", 1))
+        return reduce(a, dim=given or tuple(range(a.ndim)), keepdim=keep)
+
+    return kernel
+
+
+def _slice(
+    _: Node,
+    a: torch.Tensor,
+    starts: torch.Tensor,
+    ends: torch.Tensor,
+    axes: torch.Tensor | None = None,
+    steps: torch.Tensor | None = None,
+) -> torch.Tensor:
+    along = range(len(starts)) if axes is None else axes.tolist()
+    by = [1] * len(starts) if steps is None else steps.tolist()
+    for start, end, axis, step in zip(starts.tolist(), ends.tolist(), along, by, strict=True):
+        places = torch.arange(a.shape[axis]).numpy()[start:end:step]
+        a = a.index_select(axis, torch.tensor(places.copy()))
+    return a
+
+
+def _upsample(
+    node: Node,
+    a: torch.Tensor,
+    _: torch.Tensor | None,
+    scales: torch.Tensor | None,
+    sizes: torch.Tensor | None = None,
+) -> torch.Tensor:
+    axes = list(node.attributes.get("axes", range(a.ndim)))  # type: ignore[arg-type]
+    shape = [a.shape[axis] for axis in axes]
+    factors = scales.tolist() if scales is not None else []
+    if sizes is not None:
+        factors = [size / old for size, old in zip(sizes.tolist(), shape, strict=True)]
+    for axis, factor in zip(axes, factors, strict=True):
+        a = a.repeat_interleave(round(factor), axis)
+    return a
+
+
+def _squeeze(_: Node, a: torch.Tensor, axes: torch.Tensor | None = None) -> torch.Tensor:
+    return a.squeeze() if axes is None else a.squeeze(tuple(axes.tolist()))
+
+
+def _unsqueeze(_: Node, a: torch.Tensor, axes: torch.Tensor) -> torch.Tensor:
+    rank = a.ndim + len(axes)
+    for axis in sorted(axis % rank for axis in axes.tolist()):
+        a = a.unsqueeze(axis)
+    return a
+
+
+def _flatten(node: Node, a: torch.Tensor) -> torch.Tensor:
+    axis = int(node.attributes.get("axis", 1))  # type: ignore[arg-type]
+    lead = a.shape[: axis if axis >= 0 else axis + a.ndim]
+    return a.reshape(int(np.prod(lead)), -1)
+
+
+def _transpose(node: Node, a: torch.Tensor) -> torch.Tensor:
+    return a.permute(tuple(node.attributes.get("perm", range(a.ndim)[::-1])))  # type: ignore[arg-type]
+
+
+def _clip(
+    _: Node, a: torch.Tensor, low: torch.Tensor | None = None, high: torch.Tensor | None = None
+) -> torch.Tensor:
+    return a if low is None and high is None else torch.clamp(a, low, high)
+
+
+def _ints(node: Node, name: str, default: int, rank: int) -> list[int]:
+    value = node.attributes.get(name, (default,) * rank)
+    return [int(item) for item in value]  # type: ignore[union-attr]
+
+
+def _padded(node: Node, a: torch.Tensor, value: float) -> torch.Tensor:
+    rank = a.dim() - 2
+    pads = _ints(node, "pads", 0, 2 * rank)
+    pairs = [pads[axis + side * rank] for axis in reversed(range(rank)) for side in (0, 1)]
+    return torch.nn.functional.pad(a, pairs, value=value)
+
+
+def _conv(node: Node, a: torch.Tensor, w: torch.Tensor, *b: torch.Tensor) -> torch.Tensor:
+    rank = a.dim() - 2
+    return torch.convolution(
+        _padded(node, a, 0.0),
+        w,
+        b[0] if b else None,
+        _ints(node, "strides", 1, rank),
+        [0] * rank,
+        _ints(node, "dilations", 1, rank),
+        False,
+        [0] * rank,
+        int(node.attributes.get("group", 1)),  # type: ignore[arg-type]
+    )
+
+
+def _conv_transpose(node: Node, a: torch.Tensor, w: torch.Tensor, *b: torch.Tensor) -> torch.Tensor:
+    rank = a.dim() - 2
+    full = torch.convolution(
+        a,
+        w,
+        None,
+        _ints(node, "strides", 1, rank),
+        [0] * rank,
+        _ints(node, "dilations", 1, rank),
+        True,
+        [0] * rank,
+        int(node.attributes.get("group", 1)),  # type: ignore[arg-type]
+    )
+    pads, extra = _ints(node, "pads", 0, 2 * rank), _ints(node, "output_padding", 0, rank)
+    result = torch.nn.functional.pad(full, [size for more in reversed(extra) for size in (0, more)])
+    for axis in range(rank):
+        kept = result.shape[2 + axis] - pads[axis] - pads[axis + rank]
+        result = result.narrow(2 + axis, pads[axis], kept)
+    return result + b[0].reshape(-1, *(1,) * rank) if b else result
+
+
+def _max_pool(node: Node, a: torch.Tensor) -> torch.Tensor:
+    rank = a.dim() - 2
+    pool = (torch.nn.functional.max_pool1d, torch.nn.functional.max_pool2d)[rank - 1]
+    kernel = _ints(node, "kernel_shape", 1, rank)
+    return pool(_padded(node, a, -torch.inf), kernel, _ints(node, "strides", 1, rank))
+
+
+def _average_pool(node: Node, a: torch.Tensor) -> torch.Tensor:
+    rank = a.dim() - 2
+    pool = (torch.nn.functional.avg_pool1d, torch.nn.functional.avg_pool2d)[rank - 1]
+    kernel, strides = _ints(node, "kernel_shape", 1, rank), _ints(node, "strides", 1, rank)
+    mean: torch.Tensor = pool(_padded(node, a, 0.0), kernel, strides)
+    if node.attributes.get("count_include_pad", 0):
+        return mean
+    share: torch.Tensor = pool(_padded(node, torch.ones_like(a), 0.0), kernel, strides)
+    return mean / share
+
+
+def _gap_in_pool(node: Node, a: torch.Tensor) -> float:
+    """The smallest gap between the two largest of a window; equal ones tie in any precision."""
+    rank = a.dim() - 2
+    windows = _padded(node, a, -torch.inf)
+    kernel, strides = _ints(node, "kernel_shape", 1, rank), _ints(node, "strides", 1, rank)
+    for axis in range(rank):
+        windows = windows.unfold(2 + axis, kernel[axis], strides[axis])
+    if int(np.prod(kernel)) == 1:
+        return np.inf
+    first, second = windows.flatten(2 + rank).topk(2).values.unbind(-1)
+    gaps = (first - second)[first > second]
+    return float(gaps.min()) if gaps.numel() else np.inf
+
+
 KERNELS: Mapping[str, Kernel] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "MaxPool": _max_pool,
+    "AveragePool": _average_pool,
+    "GlobalAveragePool": lambda _, a: a.mean(list(range(2, a.dim())), keepdim=True),
     "Gemm": _gemm,
     "MatMul": lambda _, a, b: a @ b,
     "Add": lambda _, a, b: a + b,
@@ -34,16 +199,42 @@ KERNELS: Mapping[str, Kernel] = {
     "Sigmoid": lambda _, a: torch.sigmoid(a),
     "Tanh": lambda _, a: torch.tanh(a),
     "Identity": lambda _, a: a,
-    "Flatten": lambda _, a: a.flatten(1),
+    "Flatten": _flatten,
     "Reshape": lambda _, a, shape: a.reshape(
         [a.shape[i] if s == 0 else int(s) for i, s in enumerate(shape)]
     ),
-    "Softmax": lambda _, a: torch.softmax(a, -1),
-    "LogSoftmax": lambda _, a: torch.log_softmax(a, -1),
+    "Softmax": lambda node, a: torch.softmax(a, node.attributes.get("axis", -1)),
+    "LogSoftmax": lambda node, a: torch.log_softmax(a, node.attributes.get("axis", -1)),
+    "Clip": _clip,
+    "Concat": lambda node, *parts: torch.cat(parts, node.attributes["axis"]),
+    "Div": lambda _, a, b: a / b,
+    "Erf": lambda _, a: torch.erf(a),
+    "Exp": lambda _, a: torch.exp(a),
+    "LayerNormalization": _layer_normalization,
+    "LeakyRelu": lambda node, a: torch.nn.functional.leaky_relu(
+        a, node.attributes.get("alpha", 0.01)
+    ),
+    "Log": lambda _, a: torch.log(a),
+    "Neg": lambda _, a: -a,
+    "Pow": lambda _, a, exponent: a ** exponent.detach(),
+    "ReduceMean": _reduction(torch.mean),
+    "ReduceSum": _reduction(torch.sum),
+    "Resize": _upsample,
+    "Slice": _slice,
+    "Softplus": lambda _, a: torch.logaddexp(a, torch.zeros_like(a)),
+    "Sqrt": lambda _, a: torch.sqrt(a),
+    "Squeeze": _squeeze,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
 }
 
 
 KINKS: Mapping[str, Callable[..., float]] = {
+    "MaxPool": _gap_in_pool,
+    "Clip": lambda _, a, *bounds: min(
+        (float((a - bound).abs().min()) for bound in bounds if bound is not None), default=np.inf
+    ),
+    "LeakyRelu": lambda _, a: float(a.abs().min()),
     "Relu": lambda _, a: float(a.abs().min()),
 }
 """Operator -> distance of its inputs from where the slope jumps, where rounding would decide."""
@@ -67,9 +258,10 @@ def run_in_torch(
         if node.op == "Constant":
             values[node.outputs[0]] = torch.tensor(node.attributes["value"])
             continue
-        inputs = [values[name] for name in node.inputs if name]
+        inputs = [values[name] if name else None for name in node.inputs]
         if node.op in KINKS:
-            kink = min(kink, KINKS[node.op](node, *(value.detach() for value in inputs)))
+            settled = [None if value is None else value.detach() for value in inputs]
+            kink = min(kink, KINKS[node.op](node, *settled))
         values[node.outputs[0]] = KERNELS[node.op](node, *inputs)
     return values[graph.outputs[0].name], params, kink
 

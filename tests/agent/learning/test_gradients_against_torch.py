@@ -1,7 +1,5 @@
 """Gradients of random forward graphs against PyTorch in float64, the oracle."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,14 @@ from agent.learning.derive import (
     derive_per_example_graph,
     derive_training_graph,
 )
-from agent.learning.graph import Graph, Node, Params, ValueInfo, initial_params, write_graph
+from agent.learning.graph import (
+    Graph,
+    Node,
+    Params,
+    ValueInfo,
+    initial_params,
+    write_graph,
+)
 from agent.learning.losses import Loss, example_losses
 from agent.learning.params import flatten
 from tests.agent.learning.oracle import (
@@ -30,144 +35,30 @@ from tests.agent.learning.oracle import (
     torch_gradients,
     torch_losses,
 )
+from tests.agent.learning.random_graphs import STEPS, problems
 
 
-@dataclass
-class Sketch:
-    """A random forward graph under construction."""
-
-    random: np.random.Generator
-    value: str
-    shape: tuple[int, ...]  # without the batch axis
-    nodes: list[Node] = field(default_factory=list)
-    initializers: dict[str, NDArray[Any]] = field(default_factory=dict)
-
-    def tensor(self, *shape: int) -> str:
-        name = f"p{len(self.initializers)}"
-        scale = 1 / np.sqrt(shape[-1]) if len(shape) > 1 else 1
-        values = self.random.standard_normal(shape) * scale
-        self.initializers[name] = np.asarray(values, np.float32)
-        return name
-
-    def ints(self, *values: int) -> str:
-        name = f"s{len(self.initializers)}"
-        self.initializers[name] = np.array(values, np.int64)
-        return name
-
-    def apply(self, op: str, *inputs: str, shape: tuple[int, ...], **attributes: Any) -> None:
-        output = f"v{len(self.nodes)}"
-        self.nodes.append(Node(op, inputs, (output,), attributes, f"n{len(self.nodes)}"))
-        self.value, self.shape = output, shape
-
-    def dense(self, draw: Callable[..., Any], width: int) -> None:
-        *lead, last = self.shape
-        if lead or draw(st.booleans()):
-            self.apply("MatMul", self.value, self.tensor(last, width), shape=(*lead, width))
-            return
-        transposed = draw(st.integers(0, 1))
-        weight = self.tensor(*((width, last) if transposed else (last, width)))
-        bias = draw(st.sampled_from(((), (1,), (width,), (1, width), None)))
-        inputs = [self.value, weight] + ([] if bias is None else [self.tensor(*bias)])
-        scale = {"alpha": draw(st.sampled_from((1.0, 0.5)))}
-        if bias is not None:
-            scale["beta"] = draw(st.sampled_from((1.0, 2.0)))
-        self.apply("Gemm", *inputs, shape=(width,), transB=transposed, **scale)
-
-
-def grow(draw: Callable[..., Any], sketch: Sketch, kind: str) -> None:
-    shape = sketch.shape
-    if kind == "dense":
-        sketch.dense(draw, draw(st.integers(1, 9)))
-    elif kind in ("Add", "Sub", "Mul"):
-        other = draw(st.sampled_from(((), shape[-1:], (1,), (1, *shape), (1, 1, *shape[1:]))))
-        if len(other) > len(shape) + 1:
-            other = shape
-        pair = [sketch.value, sketch.tensor(*other)]
-        sketch.apply(kind, *(pair[::-1] if draw(st.booleans()) else pair), shape=shape)
-    elif kind == "residual":
-        before = sketch.value
-        sketch.apply("Tanh", before, shape=shape)
-        op = draw(st.sampled_from(("Add", "Sub", "Mul")))
-        sketch.apply(op, sketch.value, before, shape=shape)
-    elif kind == "square":
-        sketch.apply("Mul", sketch.value, sketch.value, shape=shape)
-    elif kind == "Flatten":
-        sketch.apply("Flatten", sketch.value, shape=(int(np.prod(shape)),), axis=1)
-    elif kind == "Reshape":
-        flat = (int(np.prod(shape)),)
-        target = draw(st.sampled_from(((-1, *flat), (0, -1), (-1, 1, *flat), (0, 1, *flat))))
-        new = (1, *flat) if len(target) == 3 else flat
-        sketch.apply("Reshape", sketch.value, sketch.ints(*target), shape=new)
-    elif kind in ("Softmax", "LogSoftmax"):
-        sketch.apply(kind, sketch.value, shape=shape, axis=draw(st.sampled_from((-1, len(shape)))))
-    else:
-        sketch.apply(kind, sketch.value, shape=shape)
-
-
-KINDS = (
-    *("dense", "dense", "Add", "Sub", "Mul", "residual", "square", "Flatten", "Reshape"),
-    *("Softmax", "LogSoftmax", "Relu", "Relu", "Sigmoid", "Tanh", "Identity"),
-)
-
-
-@st.composite
-def problems(draw: Callable[..., Any]) -> tuple[Graph, Loss, NDArray[Any], NDArray[Any], Any]:
-    """A forward graph with a loss, rows, labels and weights."""
-    random = np.random.default_rng(draw(st.integers(0, 2**32)))
-    shape = tuple(draw(st.lists(st.integers(1, 7), min_size=1, max_size=2)))
-    sketch = Sketch(random, "x", shape)
-    sketch.dense(draw, draw(st.integers(1, 9)))
-    for kind in draw(st.lists(st.sampled_from(KINDS), max_size=6)):
-        grow(draw, sketch, kind)
-    loss = draw(st.sampled_from(list(Loss)))
-    if loss not in (Loss.MSE, Loss.HUBER) and len(sketch.shape) > 1:
-        grow(draw, sketch, "Flatten")
-    if loss is Loss.RECONSTRUCTION:
-        sketch.dense(draw, int(np.prod(shape)))
-        back = sketch.ints(-1, *shape)
-        sketch.apply("Reshape", sketch.value, back, shape=shape)
-    else:
-        sketch.dense(draw, 1 if loss is Loss.BINARY_CROSS_ENTROPY else draw(st.integers(2, 5)))
-    graph = Graph(
-        tuple(sketch.nodes),
-        (ValueInfo("x", "float32", ("batch", *shape)),),
-        (ValueInfo(sketch.value, "float32", ("batch", *sketch.shape)),),
-        sketch.initializers,
-    )
-    rows = draw(st.integers(1, 9))
-    x = random.standard_normal((rows, *shape)).astype(np.float32)
-    if loss is Loss.CROSS_ENTROPY:
-        y: NDArray[Any] = random.integers(0, sketch.shape[0], rows)
-    elif loss is Loss.RECONSTRUCTION:
-        y = np.zeros((rows, 0), np.float32)
-    elif loss in (Loss.MSE, Loss.HUBER):
-        y = random.standard_normal((rows, *sketch.shape)).astype(np.float32)
-    else:
-        y = random.integers(0, 2, (rows, 1)).astype(np.float32)
-    w = random.uniform(0, 3, rows).astype(np.float32) + np.float32(0.01)
-    return graph, loss, x, y, w
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(problems())
 def test_gradients_of_random_graphs_are_as_exact_as_torch_s_own(problem: Any) -> None:
     graph, loss, x, y, w = problem
     data = (x, y, w)
     expected_loss, expected = torch_gradients(graph, loss, data, torch.float64)
-    _, single = torch_gradients(graph, loss, data, torch.float32)
+    single_loss, single = torch_gradients(graph, loss, data, torch.float32)
     assume(1e-6 < float(np.linalg.norm(expected)) < 1e6)
     params: Params = initial_params(graph)
 
     got_loss, got = OnnxRuntimeBackend(graph, loss).grads(params, x, y, w)
 
     assert distance(flatten(got), expected) <= allowed(single, expected)
-    assert abs(got_loss - expected_loss) <= 1e-5 * max(1.0, abs(expected_loss))
+    own = abs(single_loss - expected_loss)
+    assert abs(got_loss - expected_loss) <= max(1e-5, 1e-5 * abs(expected_loss), 4 * own)
     assert {name: value.shape for name, value in got.items()} == {
         name: value.shape for name, value in params.items()
     }
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(problems())
 def test_each_example_s_own_gradient_is_as_exact_as_torch_s_own(problem: Any) -> None:
     graph, loss, x, y, w = problem
@@ -183,20 +74,42 @@ def test_each_example_s_own_gradient_is_as_exact_as_torch_s_own(problem: Any) ->
     assert distance(got, expected) <= allowed(single, expected)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.parametrize("kind", tuple(STEPS))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_every_kind_of_step_has_exact_gradients_on_data_and_on_weights(
+    kind: str, data: st.DataObject
+) -> None:
+    graph, loss, x, y, w = data.draw(problems(steps=(kind, "weights"), within=kind))
+    rows = (x, y, w)
+    _, mean = torch_gradients(graph, loss, rows, torch.float64)
+    _, single_mean = torch_gradients(graph, loss, rows, torch.float32)
+    each = torch_example_gradients(graph, loss, rows, torch.float64)
+    single_each = torch_example_gradients(graph, loss, rows, torch.float32)
+    assume(1e-6 < float(np.linalg.norm(mean)) < 1e6)
+    backend, params = OnnxRuntimeBackend(graph, loss), initial_params(graph)
+
+    _, got = backend.grads(params, x, y, w)
+    got_each = backend.per_example_grads(params, x, y, w)
+
+    assert distance(flatten(got), mean) <= allowed(single_mean, mean)
+    assert distance(got_each, each) <= allowed(single_each, each)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(problems(), st.floats(0.1, 3.0))
 def test_the_clipped_sum_is_that_of_torch_s_gradients_clipped(problem: Any, share: float) -> None:
     graph, loss, x, y, w = problem
     torch_gradients(graph, loss, (x, y, w), torch.float64)
     gradients = torch_example_gradients(graph, loss, (x, y, w), torch.float64)
     norms = np.linalg.norm(gradients, axis=1)
-    assume(1e-6 < norms.min() and norms.max() < 1e6)
+    assume(norms.min() > 1e-6 and norms.max() < 1e6)
     clip_norm = share * float(np.median(norms))
     expected = (gradients * np.minimum(1.0, clip_norm / norms)[:, None]).sum(axis=0)
     single = torch_example_gradients(graph, loss, (x, y, w), torch.float32)
     own = np.linalg.norm(single, axis=1)
     rounded = (single * np.minimum(1.0, clip_norm / own)[:, None]).sum(axis=0)
-    assume(float(np.linalg.norm(expected)) > 1e-3 * clip_norm)  # they may cancel out
+    assume(float(np.linalg.norm(expected)) > 1e-2 * clip_norm)  # they may cancel out
 
     backend = OnnxRuntimeBackend(graph, loss)
     got, got_norms = backend.clipped_sum(initial_params(graph), x, y, w, clip_norm)
@@ -206,7 +119,7 @@ def test_the_clipped_sum_is_that_of_torch_s_gradients_clipped(problem: Any, shar
     assert np.linalg.norm(flatten(got)) <= len(x) * clip_norm * (1 + 1e-5)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(problems())
 def test_derived_graphs_of_random_graphs_pass_the_official_checker(problem: Any) -> None:
     graph, loss, *_ = problem
@@ -221,7 +134,7 @@ def test_derived_graphs_of_random_graphs_pass_the_official_checker(problem: Any)
         onnx.checker.check_model(write_graph(one), full_check=True)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(problems())
 def test_inference_of_random_graphs_agrees_with_torch(problem: Any) -> None:
     graph, loss, x, *_ = problem
@@ -229,6 +142,43 @@ def test_inference_of_random_graphs_agrees_with_torch(problem: Any) -> None:
     got = OnnxRuntimeBackend(graph, loss).infer(initial_params(graph), x)
     assert got.shape == expected.shape
     assert np.linalg.norm(got - expected) <= 1e-4 * max(1.0, float(np.linalg.norm(expected)))
+
+
+WIDE = (0.01, 0.5, 3.0, 10.0, 14.0, 20.0, 50.0, 80.0)
+BOTH = (*WIDE, *(-value for value in WIDE))
+
+
+@pytest.mark.parametrize(
+    ("op", "places"),
+    [
+        # Beyond 20 the oracle's own 1 - sigmoid(x) is 0, even in float64.
+        ("Sigmoid", tuple(place for place in BOTH if place <= 20)),
+        ("Tanh", (0.01, 0.5, 3.0, 6.0, 8.0, -0.5, -3.0, -8.0)),
+        ("Softplus", BOTH),
+        ("Exp", BOTH),
+        ("Erf", (0.01, 0.5, 3.0, 6.0, 8.0, -0.5, -3.0, -8.0)),
+        ("Log", (1e-30, 1e-3, 1.0, 1e3, 1e30)),
+        ("Sqrt", (1e-30, 1e-3, 1.0, 1e3, 1e30)),
+    ],
+)
+def test_a_slope_keeps_its_digits_where_the_function_is_flat_or_steep(
+    op: str, places: tuple[float, ...]
+) -> None:
+    # f(x + b) with b = 0: the gradient in b of one example is its error times the slope there.
+    graph = Graph(
+        (Node("Add", ("x", "b"), ("sum",)), Node(op, ("sum",), ("out",))),
+        (ValueInfo("x", "float32", ("batch", 1)),),
+        (ValueInfo("out", "float32", ("batch", 1)),),
+        {"b": np.zeros(1, np.float32)},
+    )
+    x = np.array(places, np.float32)[:, None]
+    output = run_in_torch(graph, x, torch.float64)[0].detach().numpy()
+    y = (output - np.maximum(1, np.abs(output))).astype(np.float32)
+    w = np.ones(len(x), np.float32)
+    expected = torch_example_gradients(graph, Loss.MSE, (x, y, w), torch.float64)
+    finite = np.abs(expected) < 1e38
+    got = OnnxRuntimeBackend(graph, Loss.MSE).per_example_grads(initial_params(graph), x, y, w)
+    assert np.allclose(got[finite], expected[finite], rtol=1e-5, atol=1e-37)
 
 
 @pytest.mark.parametrize("loss", list(Loss))
