@@ -12,8 +12,10 @@ import torch
 from hypothesis import assume
 from numpy.typing import NDArray
 
+from agent.learning.backend import Backend, OnnxRuntimeBackend
 from agent.learning.graph import Graph, Node
 from agent.learning.losses import Loss
+from agent.learning.numpy_backend import NumpyBackend
 
 Kernel = Callable[..., torch.Tensor]
 
@@ -316,6 +318,11 @@ def torch_example_gradients(
 
 def _flat(gradients: Sequence[torch.Tensor]) -> NDArray[np.float64]:
     return np.concatenate([g.double().numpy().ravel() for g in gradients])
+
+
+def backends(graph: Graph, loss: Loss) -> tuple[Backend, ...]:
+    """Every backend, with one model: what holds for one must hold for all."""
+    return OnnxRuntimeBackend(graph, loss), NumpyBackend(graph, loss)
 
 
 def distance(got: NDArray[Any], expected: NDArray[np.float64]) -> float:

@@ -1,4 +1,7 @@
-"""Gradients of random forward graphs against PyTorch in float64, the oracle."""
+"""Gradients of random forward graphs against PyTorch in float64, the oracle.
+
+The conformance suite of the backends: each test judges all of them on the same problem.
+"""
 
 from typing import Any
 
@@ -10,7 +13,6 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from agent.learning.backend import OnnxRuntimeBackend
 from agent.learning.derive import (
     derive_clipped_sum_graph,
     derive_inference_graph,
@@ -29,6 +31,7 @@ from agent.learning.losses import Loss, example_losses
 from agent.learning.params import flatten
 from tests.agent.learning.oracle import (
     allowed,
+    backends,
     distance,
     run_in_torch,
     torch_example_gradients,
@@ -48,14 +51,15 @@ def test_gradients_of_random_graphs_are_as_exact_as_torch_s_own(problem: Any) ->
     assume(1e-6 < float(np.linalg.norm(expected)) < 1e6)
     params: Params = initial_params(graph)
 
-    got_loss, got = OnnxRuntimeBackend(graph, loss).grads(params, x, y, w)
+    for backend in backends(graph, loss):
+        got_loss, got = backend.grads(params, x, y, w)
 
-    assert distance(flatten(got), expected) <= allowed(single, expected)
-    own = abs(single_loss - expected_loss)
-    assert abs(got_loss - expected_loss) <= max(1e-5, 1e-5 * abs(expected_loss), 4 * own)
-    assert {name: value.shape for name, value in got.items()} == {
-        name: value.shape for name, value in params.items()
-    }
+        assert distance(flatten(got), expected) <= allowed(single, expected)
+        own = abs(single_loss - expected_loss)
+        assert abs(got_loss - expected_loss) <= max(1e-5, 1e-5 * abs(expected_loss), 4 * own)
+        assert {name: value.shape for name, value in got.items()} == {
+            name: value.shape for name, value in params.items()
+        }
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
@@ -66,12 +70,12 @@ def test_each_example_s_own_gradient_is_as_exact_as_torch_s_own(problem: Any) ->
     expected = torch_example_gradients(graph, loss, (x, y, w), torch.float64)
     single = torch_example_gradients(graph, loss, (x, y, w), torch.float32)
     assume(1e-6 < float(np.linalg.norm(expected)) < 1e6)
-    backend = OnnxRuntimeBackend(graph, loss)
 
-    got = backend.per_example_grads(initial_params(graph), x, y, w)
+    for backend in backends(graph, loss):
+        got = backend.per_example_grads(initial_params(graph), x, y, w)
 
-    assert got.shape == expected.shape
-    assert distance(got, expected) <= allowed(single, expected)
+        assert got.shape == expected.shape
+        assert distance(got, expected) <= allowed(single, expected)
 
 
 @pytest.mark.parametrize("kind", tuple(STEPS))
@@ -87,13 +91,14 @@ def test_every_kind_of_step_has_exact_gradients_on_data_and_on_weights(
     each = torch_example_gradients(graph, loss, rows, torch.float64)
     single_each = torch_example_gradients(graph, loss, rows, torch.float32)
     assume(1e-6 < float(np.linalg.norm(mean)) < 1e6)
-    backend, params = OnnxRuntimeBackend(graph, loss), initial_params(graph)
+    params = initial_params(graph)
 
-    _, got = backend.grads(params, x, y, w)
-    got_each = backend.per_example_grads(params, x, y, w)
+    for backend in backends(graph, loss):
+        _, got = backend.grads(params, x, y, w)
+        got_each = backend.per_example_grads(params, x, y, w)
 
-    assert distance(flatten(got), mean) <= allowed(single_mean, mean)
-    assert distance(got_each, each) <= allowed(single_each, each)
+        assert distance(flatten(got), mean) <= allowed(single_mean, mean)
+        assert distance(got_each, each) <= allowed(single_each, each)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -111,12 +116,12 @@ def test_the_clipped_sum_is_that_of_torch_s_gradients_clipped(problem: Any, shar
     rounded = (single * np.minimum(1.0, clip_norm / own)[:, None]).sum(axis=0)
     assume(float(np.linalg.norm(expected)) > 1e-2 * clip_norm)  # they may cancel out
 
-    backend = OnnxRuntimeBackend(graph, loss)
-    got, got_norms = backend.clipped_sum(initial_params(graph), x, y, w, clip_norm)
+    for backend in backends(graph, loss):
+        got, got_norms = backend.clipped_sum(initial_params(graph), x, y, w, clip_norm)
 
-    assert distance(got_norms, norms) <= allowed(own, norms)
-    assert distance(flatten(got), expected) <= 2 * allowed(rounded, expected)
-    assert np.linalg.norm(flatten(got)) <= len(x) * clip_norm * (1 + 1e-5)
+        assert distance(got_norms, norms) <= allowed(own, norms)
+        assert distance(flatten(got), expected) <= 2 * allowed(rounded, expected)
+        assert np.linalg.norm(flatten(got)) <= len(x) * clip_norm * (1 + 1e-5)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -139,9 +144,10 @@ def test_derived_graphs_of_random_graphs_pass_the_official_checker(problem: Any)
 def test_inference_of_random_graphs_agrees_with_torch(problem: Any) -> None:
     graph, loss, x, *_ = problem
     expected = run_in_torch(graph, x, torch.float64)[0].detach().numpy()
-    got = OnnxRuntimeBackend(graph, loss).infer(initial_params(graph), x)
-    assert got.shape == expected.shape
-    assert np.linalg.norm(got - expected) <= 1e-4 * max(1.0, float(np.linalg.norm(expected)))
+    for backend in backends(graph, loss):
+        got = backend.infer(initial_params(graph), x)
+        assert got.shape == expected.shape
+        assert np.linalg.norm(got - expected) <= 1e-4 * max(1.0, float(np.linalg.norm(expected)))
 
 
 WIDE = (0.01, 0.5, 3.0, 10.0, 14.0, 20.0, 50.0, 80.0)
@@ -177,8 +183,9 @@ def test_a_slope_keeps_its_digits_where_the_function_is_flat_or_steep(
     w = np.ones(len(x), np.float32)
     expected = torch_example_gradients(graph, Loss.MSE, (x, y, w), torch.float64)
     finite = np.abs(expected) < 1e38
-    got = OnnxRuntimeBackend(graph, Loss.MSE).per_example_grads(initial_params(graph), x, y, w)
-    assert np.allclose(got[finite], expected[finite], rtol=1e-5, atol=1e-37)
+    for backend in backends(graph, Loss.MSE):
+        got = backend.per_example_grads(initial_params(graph), x, y, w)
+        assert np.allclose(got[finite], expected[finite], rtol=1e-5, atol=1e-37)
 
 
 @pytest.mark.parametrize("loss", list(Loss))

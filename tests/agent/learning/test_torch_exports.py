@@ -23,7 +23,7 @@ from agent.learning.losses import Loss
 from agent.learning.simplify import read_exported
 from agent.learning.train import TrainingPlan, train
 from tests.agent.learning.exported_models import CASES, EXPORTERS, Case, export, without_notes
-from tests.agent.learning.oracle import allowed, distance, torch_losses
+from tests.agent.learning.oracle import allowed, backends, distance, torch_losses
 
 FIXTURES = Path(__file__).parents[2] / "golden" / "onnx"
 PAIRS = [(name, exporter) for name in CASES for exporter in EXPORTERS]
@@ -102,9 +102,10 @@ def test_an_exported_model_becomes_core_operators_with_the_same_output(
         x = rows(case, count)
         expected = case.model()(torch.tensor(x)).detach().numpy()
         loss, _ = targets(case, expected)
-        got = OnnxRuntimeBackend(again, loss).infer(initial_params(again), x)
-        assert got.shape == expected.shape
-        assert distance(got, expected.astype(np.float64)) <= 1e-5
+        for backend in backends(again, loss):
+            got = backend.infer(initial_params(again), x)
+            assert got.shape == expected.shape
+            assert distance(got, expected.astype(np.float64)) <= 1e-5
 
 
 @pytest.mark.parametrize(("name", "exporter"), [pair for pair in PAIRS if pair != MERGED])
@@ -119,19 +120,19 @@ def test_gradients_of_an_exported_model_are_torch_s(name: str, exporter: str) ->
     _, expected = torch_run(case, (x, y, w), torch.float64)
     _, single = torch_run(case, (x, y, w), torch.float32)
 
-    _, got = OnnxRuntimeBackend(graph, loss).grads(params, x, y, w)
-
     pairs = named(case, params)
     assert pairs.keys() == params.keys()
     assert {other for other, _ in pairs.values()} == set(expected)
-    for mine, (theirs, turned) in pairs.items():
-        gradient = got[mine].T if turned else got[mine]
-        wanted = expected[theirs]
-        whole = float(np.linalg.norm(np.concatenate([g.ravel() for g in expected.values()])))
-        if np.linalg.norm(wanted) < 1e-6 * whole:  # one that is 0 by theory
-            assert np.linalg.norm(gradient) <= 1e-5 * whole
-        else:
-            assert distance(gradient, wanted) <= allowed(single[theirs], wanted), mine
+    whole = float(np.linalg.norm(np.concatenate([g.ravel() for g in expected.values()])))
+    for backend in backends(graph, loss):
+        _, got = backend.grads(params, x, y, w)
+        for mine, (theirs, turned) in pairs.items():
+            gradient = got[mine].T if turned else got[mine]
+            wanted = expected[theirs]
+            if np.linalg.norm(wanted) < 1e-6 * whole:  # one that is 0 by theory
+                assert np.linalg.norm(gradient) <= 1e-5 * whole
+            else:
+                assert distance(gradient, wanted) <= allowed(single[theirs], wanted), mine
 
 
 @pytest.mark.parametrize(("name", "exporter"), PAIRS)
