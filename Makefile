@@ -17,10 +17,10 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_inf
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c '$(SUITABLE)' 2>/dev/null && { echo "$$p"; break; }; done)
 
-.PHONY: help venv check test demo acceptance bench-poc lock clean
+.PHONY: help venv check test demo acceptance bench-poc bench-training lock clean
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP)  ## .venv with exactly the locked dependencies and the console scripts (no root)
 	@:
@@ -64,9 +64,13 @@ demo: $(STAMP)  ## three factories learn together while their links fail
 
 acceptance: $(STAMP)  ## reduced benchmarks: correctness asserted, ratios printed
 	@$(VENV)/bin/python -m benchmarks.poc --reduced
+	@$(VENV)/bin/python -m benchmarks.training --reduced
 
 bench-poc: $(STAMP)  ## the proof of concept on real data, ten seeds, beside Flower
 	@$(VENV)/bin/python -m benchmarks.poc $(ARGS)
+
+bench-training: $(STAMP)  ## training speed and memory beside PyTorch, every family, one thread
+	@$(VENV)/bin/python -m benchmarks.training $(ARGS)
 
 lock: $(STAMP)  ## resolve pyproject.toml again (UPGRADE=1: newest versions of everything)
 	@$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
