@@ -65,12 +65,20 @@ demo: $(STAMP)  ## three factories learn together while their links fail
 acceptance: $(STAMP)  ## reduced benchmarks: correctness asserted, ratios printed
 	@$(VENV)/bin/python -m benchmarks.poc --reduced
 	@$(VENV)/bin/python -m benchmarks.training --reduced
+	@$(VENV)/bin/python -m benchmarks.cmapss --reduced
+	@$(VENV)/bin/python -m benchmarks.deeppcb --reduced
 
 bench-poc: $(STAMP)  ## the proof of concept on real data, ten seeds, beside Flower
 	@$(VENV)/bin/python -m benchmarks.poc $(ARGS)
 
 bench-training: $(STAMP)  ## training speed and memory beside PyTorch, every family, one thread
 	@$(VENV)/bin/python -m benchmarks.training $(ARGS)
+
+bench-cmapss: $(STAMP)  ## remaining life of engines, real data, trained by this runtime; int8 too
+	@$(VENV)/bin/python -m benchmarks.cmapss $(ARGS)
+
+bench-deeppcb: $(STAMP)  ## defects of circuit boards, real data, trained by this runtime; int8 too
+	@$(VENV)/bin/python -m benchmarks.deeppcb $(ARGS)
 
 lock: $(STAMP)  ## resolve pyproject.toml again (UPGRADE=1: newest versions of everything)
 	@$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import msgspec
 
-from agent.learning.families import autoencoder, cnn1d, cnn2d, mlp
+from agent.learning.families import Pooling, autoencoder, cnn1d, cnn2d, mlp
 from agent.learning.ir import Graph
 from wire.manifest import Manifest, input_shape
 from wire.settings import Settings
@@ -27,17 +27,20 @@ class Mlp(Settings, tag_field="name", tag="mlp", frozen=True, kw_only=True):
 
 
 class Cnn1d(Settings, tag_field="name", tag="cnn1d", frozen=True, kw_only=True):
-    """Convolutions along series, then one dense layer."""
+    """Convolutions along series with pools between them, then dense layers."""
 
     widths: Widths = (32, 64, 64)
-    kernel: Kernel = 5
+    kernel: Kernel | Annotated[tuple[Kernel, ...], msgspec.Meta(min_length=1, max_length=16)] = 5
+    pool: Width = 2
+    pooling: Pooling = "max"
+    hidden: Annotated[tuple[Width, ...], msgspec.Meta(max_length=16)] = ()
     seed: Seed = 0
 
 
 class Cnn2d(Settings, tag_field="name", tag="cnn2d", frozen=True, kw_only=True):
-    """Convolutions over images, the mean of each channel, then one dense layer."""
+    """Convolutions over images, each with a pool, then one dense layer."""
 
-    widths: Widths = (16, 32, 64)
+    widths: Widths = (16, 32, 32, 64)
     kernel: Kernel = 3
     seed: Seed = 0
 
@@ -70,7 +73,15 @@ def family_graph(family: FamilySettings, manifest: Manifest) -> Graph:
     if isinstance(family, Cnn1d):
         channels, length = _sizes(shape, 2, "cnn1d takes series (channels, length)")
         return cnn1d(
-            channels, length, width, family.seed, widths=family.widths, kernel=family.kernel
+            channels,
+            length,
+            width,
+            family.seed,
+            widths=family.widths,
+            kernel=family.kernel,
+            pool=family.pool,
+            pooling=family.pooling,
+            hidden=family.hidden,
         )
     channels, height, across = _sizes(shape, 3, "cnn2d takes images (channels, height, width)")
     return cnn2d(

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from agent.declared import Mlp
 from agent.learning.families import mlp
 from agent.learning.graph import initial_params
 from benchmarks.poc_splits import write_splits
@@ -147,7 +148,7 @@ def _write_splits(seeds: list[int], data: Path, folder: Path) -> None:
         np.array([level.mean for level in levels]),
         np.array([level.std for level in levels]),
     )
-    hidden = settings.family.hidden if settings.family else ()
+    hidden = settings.family.hidden if isinstance(settings.family, Mlp) else ()
     initial = {seed: initial_params(mlp(len(levels), hidden, 1, seed)) for seed in seeds}
     write_splits(read_ai4i(data), seeds, folder, standard, initial)
 

@@ -13,7 +13,7 @@ from agent.learning.derive import (
     derive_clipped_sum_graph,
     derive_per_example_graph,
     derive_training_graph,
-    elements_per_example,
+    footprint,
 )
 from agent.learning.graph import Graph, GraphError, read_graph
 from agent.learning.ir import Array
@@ -99,10 +99,11 @@ def _graph_lines(graph: Graph, loss: Loss) -> Iterator[str]:
         yield f"  {words:48} {_shape(shape)}"
     if len(graph.nodes) > _MOST_LINES:
         yield f"  and {len(graph.nodes) - _MOST_LINES} more"
-    held = elements_per_example(graph)
+    held = footprint(graph)
     yield (
-        f"memory     {4 * held:,} bytes for the forward values of one row; "
-        f"{rows_at_once(held):,} rows run together at most"
+        f"memory     {4 * held.values:,} bytes for the forward values of one row, at most "
+        f"{4 * held.workspace:,} beside them; "
+        f"{rows_at_once(held.values, held.workspace):,} rows run together at most"
     )
     for name, derive in _PRODUCTS.items():
         try:

@@ -20,7 +20,7 @@ from agent.learning.derive import (
     LOSS,
     NORMS,
     OUTPUT,
-    elements_per_example,
+    footprint,
     output_shape,
 )
 from agent.learning.ir import Array, Graph, Params, initial_params
@@ -48,7 +48,9 @@ class Batches:
         self._names = list(self._layout)
         self._gradients = [GRADIENT_PREFIX + name for name in self._names]
         self._size = sum(value.size for value in self._layout.values())
-        self._elements = elements_per_example(forward)
+        held = footprint(forward)
+        self._most = rows_at_once(held.values, held.workspace)
+        self._most_apart = rows_at_once(held.values + self._size, held.workspace)
         self._data = forward.inputs[0].shape
         self._output = output_shape(forward)
         fixed = (size for size in self._data[1:] if isinstance(size, int))
@@ -63,8 +65,7 @@ class Batches:
         check_same_layout(self._layout, params)
         check_rows(self._data, x)
         outputs = [
-            np.array(run({DATA: x[part], **params})[OUTPUT])
-            for part in parts(len(x), rows_at_once(self._elements))
+            np.array(run({DATA: x[part], **params})[OUTPUT]) for part in parts(len(x), self._most)
         ]
         if not outputs:
             return np.zeros((0, *(d for d in self._output if isinstance(d, int))), np.float32)
@@ -84,7 +85,7 @@ class Batches:
           ValueError: an argument does not fit the model.
         """
         feeds = self._feeds(params, x, y, w)
-        most = rows_at_once(self._elements)
+        most = self._most
         whole = float(w.sum(dtype=np.float64)) if len(x) > most else 0.0
         if not whole:  # one part, or no weight at all and so no mean: the graph gives NaN
             results = run(feeds if len(x) <= most else _cut(feeds, slice(0, most)))
@@ -113,7 +114,7 @@ class Batches:
         """
         feeds = self._feeds(params, x, y, w)
         result = np.empty((len(x), self._size), np.float32)
-        for part in parts(len(x), rows_at_once(self._elements + self._size)):
+        for part in parts(len(x), self._most_apart):
             outputs = run(_cut(feeds, part))
             first = 0
             for name, value in self._layout.items():
@@ -141,7 +142,7 @@ class Batches:
         feeds = {**self._feeds(params, x, y, w), CLIP: np.array(clip_norm, np.float32)}
         total = np.zeros(self._size, np.float32)
         norms = np.empty(len(x), np.float32)
-        for part in parts(len(x), rows_at_once(self._elements + self._size)):
+        for part in parts(len(x), self._most_apart):
             outputs = run(_cut(feeds, part))
             norms[part] = outputs[NORMS]
             total += self._vector(outputs)

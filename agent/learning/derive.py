@@ -12,7 +12,7 @@ weights. Source: Griewank and Walther, Evaluating Derivatives, chapter 3 (revers
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,6 +38,9 @@ CLIP, NORMS = "clip", "norms"
 
 LARGEST_MODEL = 4 << 20
 """Elements of all values of a forward pass of one example together; float32, so 16 MiB."""
+
+LARGEST_WORKSPACE = 16 << 20
+"""Elements that one node may need for one example besides its values; float32, so 64 MiB."""
 
 _RESERVED = frozenset({DATA, TARGET, WEIGHTS, LOSS, OUTPUT, CLIP, NORMS})
 
@@ -156,14 +159,28 @@ def derive_inference_graph(forward: Graph) -> Graph:
     return _finish(tape, inputs, outputs, {OUTPUT: output})
 
 
-def elements_per_example(forward: Graph) -> int:
-    """Count the elements of all values of a forward pass of one example.
+@dataclass(frozen=True)
+class Footprint:
+    """What one example needs, in float32 elements.
+
+    Attributes:
+      values: of a forward pass, all together.
+      workspace: of the neediest node, besides the values.
+    """
+
+    values: int
+    workspace: int
+
+
+def footprint(forward: Graph) -> Footprint:
+    """Tell what one example needs of memory.
 
     Raises:
       GraphError: as `derive_training_graph`.
     """
     tape, _ = _replay(forward)
-    return sum(elements(shape) for shape in tape.shapes.values() if has_batch(shape))
+    values = sum(elements(shape) for shape in tape.shapes.values() if has_batch(shape))
+    return Footprint(values, tape.workspace)
 
 
 def output_shape(forward: Graph) -> Shape:
@@ -282,6 +299,13 @@ def _replay_node(tape: Tape, node: Node, names: dict[str, str]) -> Shape:
         if constant is not None and constant.dtype != np.float32 and index not in operator.settings:
             raise GraphError(node.describe(), f"computes with {constant.dtype} values")
     shape: Shape = check_shape(node, operator.infer(moved, shapes, tape.constants))
+    workspace = operator.workspace(moved, shapes, shape)
+    if workspace > LARGEST_WORKSPACE:
+        raise GraphError(
+            node.describe(),
+            f"its windows hold {workspace} elements, at most {LARGEST_WORKSPACE} are allowed",
+        )
+    tape.workspace = max(tape.workspace, workspace)
     value = node.attributes.get("value")
     if node.op == "Constant" and isinstance(value, np.ndarray):
         output = tape.constant(value)

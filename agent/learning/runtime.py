@@ -98,13 +98,19 @@ much. Larger parts are slower too, because less of them stays in the caches: a 2
 tenth longer over 32 rows at once than over 8 or 16."""
 
 
-def rows_at_once(elements_per_row: int) -> int:
+_WORKSPACE_AT_ONCE = 16 << 20
+"""Elements of windows copied side by side; 64 MiB, and the most that one row may need."""
+
+
+def rows_at_once(values: int, workspace: int = 0) -> int:
     """Return how many rows to run together, so that a step needs some 50 MB at most.
 
     Args:
-      elements_per_row: elements of everything that one row takes part in (float32).
+      values: float32 elements of everything that one row takes part in.
+      workspace: float32 elements that one node needs besides, for one row.
     """
-    return max(1, _ELEMENTS_AT_ONCE // max(1, elements_per_row))
+    room = min(_ELEMENTS_AT_ONCE // max(1, values), _WORKSPACE_AT_ONCE // max(1, workspace))
+    return max(1, room)
 
 
 def parts(rows: int, most: int) -> Iterator[slice]:

@@ -39,6 +39,7 @@ class Tape:
       shapes: shapes of the forward pass's values, by name.
       needed: names of forward values that depend on a parameter.
       gradients: value name -> name of the loss's gradient in it, so far.
+      workspace: elements that the neediest forward node so far takes for one example.
     """
 
     def __init__(self, *, per_example: bool = False) -> None:
@@ -49,6 +50,7 @@ class Tape:
         self.shapes: dict[str, Shape] = {}
         self.needed: set[str] = set()
         self.gradients: dict[str, str] = {}
+        self.workspace = 0
         self._interned: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._names = 0
 

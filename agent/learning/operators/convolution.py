@@ -7,7 +7,6 @@ the batch axis and weights have none.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from agent.learning.ir import Array, GraphError, Node
@@ -15,11 +14,17 @@ from agent.learning.operators.correlation import Correlation, write_correlation
 from agent.learning.operators.rule import Operator
 from agent.learning.operators.windows import (
     Sizes,
-    check_workspace,
     read_windows,
     spatial_sizes,
 )
-from agent.learning.shapes import Shape, has_batch, has_input, int_attribute, ints_attribute
+from agent.learning.shapes import (
+    Shape,
+    elements,
+    has_batch,
+    has_input,
+    int_attribute,
+    ints_attribute,
+)
 from agent.learning.tape import Tape
 
 _ATTRIBUTES = frozenset({"auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"})
@@ -53,7 +58,6 @@ def _infer_conv(node: Node, shapes: Sequence[Shape], constants: Mapping[str, Arr
         )
     _check_bias(node, shapes, weight[0])
     counts = read_windows(node, weight[2:]).count(node, spatial_sizes(node, data))
-    check_workspace(node, math.prod(weight[1:]) * math.prod(counts))
     return (data[0], weight[0], *counts)
 
 
@@ -76,10 +80,23 @@ def _infer_transpose(node: Node, shapes: Sequence[Shape], constants: Mapping[str
             node.describe(), f"output_padding {extra} must be below strides {window.strides}"
         )
     counts = spatial_sizes(node, data)
-    check_workspace(node, math.prod(weight[1:]) * math.prod(counts))
     covered = window.covered(counts)
     sizes = tuple(size + more for size, more in zip(covered, extra, strict=True))
     return (data[0], weight[1] * group, *sizes)
+
+
+def _conv_workspace(node: Node, shapes: Sequence[Shape], output: Shape) -> int:
+    """All windows of one example, copied side by side."""
+    del node
+    taps = elements(shapes[1][2:])
+    return int(shapes[0][1]) * taps * elements(output[2:])
+
+
+def _transpose_workspace(node: Node, shapes: Sequence[Shape], output: Shape) -> int:
+    """All windows of one example's output, before they are added up."""
+    del node
+    taps = elements(shapes[1][2:])
+    return int(output[1]) * taps * elements(shapes[0][2:])
 
 
 def _correlation(tape: Tape, node: Node, big: str, small: str) -> Correlation:
@@ -153,12 +170,20 @@ def _adjoint_bias(tape: Tape, node: Node, gradient: str) -> Iterator[tuple[str, 
 
 
 OPERATORS: Mapping[str, Operator] = {
-    "Conv": Operator(_infer_conv, _adjoint_conv, (2, 3), _ATTRIBUTES, optional=frozenset({2})),
+    "Conv": Operator(
+        _infer_conv,
+        _adjoint_conv,
+        (2, 3),
+        _ATTRIBUTES,
+        optional=frozenset({2}),
+        workspace=_conv_workspace,
+    ),
     "ConvTranspose": Operator(
         _infer_transpose,
         _adjoint_transpose,
         (2, 3),
         _ATTRIBUTES | {"output_padding"},
         optional=frozenset({2}),
+        workspace=_transpose_workspace,
     ),
 }

@@ -16,11 +16,10 @@ from agent.learning.operators.rule import Operator
 from agent.learning.operators.windows import (
     Sizes,
     Windows,
-    check_workspace,
     read_windows,
     spatial_sizes,
 )
-from agent.learning.shapes import Shape, int_attribute, ints_attribute
+from agent.learning.shapes import Shape, elements, int_attribute, ints_attribute
 from agent.learning.tape import Tape
 
 _ATTRIBUTES = frozenset({"auto_pad", "ceil_mode", "kernel_shape", "pads", "strides"})
@@ -45,8 +44,13 @@ def _infer_pool(node: Node, shapes: Sequence[Shape], constants: Mapping[str, Arr
     sizes = spatial_sizes(node, shapes[0])
     window = _windows(node, len(sizes))
     counts = window.count(node, sizes)
-    check_workspace(node, window.taps * math.prod(counts))
     return (*shapes[0][:2], *counts)
+
+
+def _pool_workspace(node: Node, shapes: Sequence[Shape], output: Shape) -> int:
+    """All windows of one example, copied side by side."""
+    del shapes
+    return elements(output) * _windows(node, len(output) - 2).taps
 
 
 def _infer_global(node: Node, shapes: Sequence[Shape], constants: Mapping[str, Array]) -> Shape:
@@ -188,10 +192,18 @@ def _adjoint_global(tape: Tape, node: Node, gradient: str) -> Iterator[tuple[str
 
 OPERATORS: Mapping[str, Operator] = {
     "MaxPool": Operator(
-        _infer_pool, _adjoint_max, (1, 1), _ATTRIBUTES | {"dilations", "storage_order"}
+        _infer_pool,
+        _adjoint_max,
+        (1, 1),
+        _ATTRIBUTES | {"dilations", "storage_order"},
+        workspace=_pool_workspace,
     ),
     "AveragePool": Operator(
-        _infer_pool, _adjoint_average, (1, 1), _ATTRIBUTES | {"count_include_pad"}
+        _infer_pool,
+        _adjoint_average,
+        (1, 1),
+        _ATTRIBUTES | {"count_include_pad"},
+        workspace=_pool_workspace,
     ),
     "GlobalAveragePool": Operator(_infer_global, _adjoint_global, (1, 1)),
 }

@@ -18,6 +18,17 @@ AdjointRule = Callable[[Tape, Node, str], Iterator[tuple[str, str]]]
 input in `tape.needed`. Nodes for inputs that nobody needs should not be written."""
 
 
+WorkspaceRule = Callable[[Node, Sequence[Shape], Shape], int]
+"""(node, input shapes, output shape) -> elements that one example needs besides its values, while
+the node or its adjoint runs."""
+
+
+def no_workspace(node: Node, shapes: Sequence[Shape], output: Shape) -> int:
+    """Workspace rule of operators that need none to speak of."""
+    del node, shapes, output
+    return 0
+
+
 @dataclass(frozen=True)
 class Operator:
     """One operator's rules.
@@ -29,6 +40,7 @@ class Operator:
       attributes: names of the attributes it may carry.
       settings: indices of inputs that are constant integers (shapes, axes), not data.
       optional: indices of inputs that may be omitted although later ones are given.
+      workspace: the workspace rule.
     """
 
     infer: ShapeRule
@@ -37,6 +49,7 @@ class Operator:
     attributes: frozenset[str] = frozenset()
     settings: frozenset[int] = frozenset()
     optional: frozenset[int] = frozenset()
+    workspace: WorkspaceRule = no_workspace
 
     def check(self, node: Node) -> None:
         """Check what must hold before the rules may look at a node.

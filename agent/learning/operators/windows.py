@@ -2,8 +2,7 @@
 
 Responsible for reading the attributes that place windows and for the sizes that follow from them
 (ONNX Operators.md, Conv and MaxPool, opset 18: output o of an axis reads input
-o * stride + tap * dilation - pad). Refuses automatic and negative pads, and windows that would
-need too much memory.
+o * stride + tap * dilation - pad). Refuses automatic and negative pads.
 """
 
 from __future__ import annotations
@@ -16,9 +15,6 @@ from agent.learning.shapes import Shape, has_batch, ints_attribute, text_attribu
 
 Sizes = tuple[int, ...]
 """One number for each axis after batch and channels."""
-
-LARGEST_WORKSPACE = 16 << 20
-"""Elements of all windows of one example and group, copied side by side; float32, so 64 MiB."""
 
 _LARGEST_STEP = 1 << 16
 """Cap on strides, dilations and pads: longer than any axis that windows would be laid on."""
@@ -130,19 +126,6 @@ def spatial_sizes(node: Node, shape: Shape) -> Sizes:
             node.describe(), f"data must be (batch, channels, one or two sizes), is {shape}"
         )
     return tuple(int(size) for size in shape[2:])
-
-
-def check_workspace(node: Node, elements: int) -> None:
-    """Check what all windows of an example and group take, copied side by side.
-
-    Raises:
-      GraphError: more than `LARGEST_WORKSPACE`.
-    """
-    if elements > LARGEST_WORKSPACE:
-        raise GraphError(
-            node.describe(),
-            f"its windows hold {elements} elements, at most {LARGEST_WORKSPACE} are allowed",
-        )
 
 
 def _steps(node: Node, name: str, default: Sizes, smallest: int) -> Sizes:

@@ -35,11 +35,13 @@ def torch_trends() -> torch.nn.Module:
     return nn.Sequential(
         nn.Conv1d(14, 16, 9, padding=4),
         nn.ReLU(),
+        nn.AvgPool1d(10),
         nn.Conv1d(16, 32, 3, padding=1),
         nn.ReLU(),
-        nn.AvgPool1d(10),
         nn.Flatten(),
-        nn.Linear(96, 1),
+        nn.Linear(32 * 3, 32),
+        nn.ReLU(),
+        nn.Linear(32, 1),
     )
 
 
@@ -98,7 +100,17 @@ FAMILIES: dict[str, tuple[Graph, Callable[[], torch.nn.Module], tuple[int, ...]]
     "mlp over windows": (mlp((6, 10), (8,), 3, seed=3), torch_mlp, (6, 10)),
     "cnn1d": (cnn1d(14, 30, 1, seed=3), torch_cnn1d, (14, 30)),
     "cnn1d of trends": (
-        cnn1d(14, 30, 1, seed=3, widths=(16, 32), kernel=(9, 3), pool=10),
+        cnn1d(
+            14,
+            30,
+            1,
+            seed=3,
+            widths=(16, 32),
+            kernel=(9, 3),
+            pool=10,
+            pooling="average",
+            hidden=(32,),
+        ),
         torch_trends,
         (14, 30),
     ),
@@ -197,7 +209,7 @@ def test_windows_too_short_to_halve_are_not_halved() -> None:
         (lambda: cnn1d(3, 20, 1, seed=0, widths=()), "width"),
         (lambda: cnn1d(3, 20, 1, seed=0, kernel=4), "odd"),
         (lambda: cnn1d(3, 20, 1, seed=0, kernel=(5, 3)), "2 kernels given for 3"),
-        (lambda: cnn1d(3, 20, 1, seed=0, pool=21), "does not fit"),
+        (lambda: cnn1d(3, 20, 1, seed=0, pool=0), "must be positive"),
         (lambda: cnn2d(3, 0, 8, 1, seed=0), "positive"),
         (lambda: autoencoder((2, 8, 8), seed=0), "rows or windows"),
     ],

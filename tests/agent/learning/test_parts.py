@@ -18,4 +18,6 @@ def test_parts_cover_the_rows_once_in_order_in_equal_shares(rows: int, most: int
 
 def test_a_row_larger_than_all_room_still_runs_alone() -> None:
     assert rows_at_once(1 << 40) == 1
+    assert rows_at_once(1 << 10, 1 << 40) == 1
     assert rows_at_once(1 << 10) > rows_at_once(1 << 16) > 1
+    assert rows_at_once(1 << 10) > rows_at_once(1 << 10, 1 << 18) > 1
