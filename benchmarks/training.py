@@ -117,10 +117,10 @@ def _compare(family: Family, rows: int, seconds: float) -> Speed:
     steps = (_our_step(family, rows), _torch_step(family, rows))
     for step in steps:
         _time(step, 3)
-    rounds = 15
-    counts = [
-        max(1, round(seconds / (2 * rounds) / max(_time(step, 3) / 3, 1e-6))) for step in steps
-    ]
+    alone = [max(_time(step, 3) / 3, 1e-6) for step in steps]
+    # Many short turns, so that a disturbance hits both sides or is outvoted.
+    rounds = max(15, min(100, round(seconds / sum(alone))))
+    counts = [max(1, round(seconds / (2 * rounds) / one)) for one in alone]
     taken: list[list[float]] = []
     for turn in range(rounds):
         order = (0, 1) if turn % 2 else (1, 0)

@@ -39,6 +39,11 @@ def _windows(node: Node, rank: int) -> Windows:
     return window
 
 
+_FAR = 1e38
+"""Makes any distance between float32 values, down to the smallest normal ones, count more than the
+taps of a window; where it overflows to minus infinity, the element is out of the race."""
+
+
 def _infer_pool(node: Node, shapes: Sequence[Shape], constants: Mapping[str, Array]) -> Shape:
     del constants
     sizes = spatial_sizes(node, shapes[0])
@@ -102,20 +107,21 @@ def _spread_by_comparing(tape: Tape, node: Node, gradient: str, kernel: Sizes) -
     """Spread over windows that tile the data, in whole passes without indices.
 
     A pool that gives indices branches at every element, and in two dimensions it takes more than
-    twice the time of all of these passes together (ONNX Runtime 1.31). Elements equal to their
-    window's result get the number of taps from theirs on to the last, which is largest at the
-    first of equal ones; that one has the slope.
+    twice the time of all of these passes together (ONNX Runtime 1.31). An element's score is the
+    number of taps from its own on to the last, less its distance from the window's result times
+    `_FAR`; so the best score is that of the first of equal largest ones, which has the slope, and
+    every other one is lower by 1 or more. In float32 throughout: comparisons and casts of booleans
+    are twice as slow.
     """
     sizes = tape.shapes[node.inputs[0]][2:]
     ranks = np.arange(math.prod(kernel), 0, -1, dtype=np.float32).reshape(kernel)
     repeats = [int(size) // taps for size, taps in zip(sizes, kernel, strict=True)]
-    float32 = DTYPE_CODES["float32"]
-    largest = tape.emit("Equal", node.inputs[0], _repeat(tape, node.outputs[0], kernel))
-    flags = tape.emit("Cast", largest, to=float32)
-    scores = tape.emit("Mul", flags, tape.constant(np.tile(ranks, repeats)))
+    behind = tape.emit("Sub", node.inputs[0], _repeat(tape, node.outputs[0], kernel))
+    far = tape.emit("Mul", behind, tape.scalar(_FAR))
+    scores = tape.emit("Add", far, tape.constant(np.tile(ranks, repeats)))
     best = tape.emit("MaxPool", scores, kernel_shape=kernel, strides=kernel)
-    first = tape.emit("Equal", scores, _repeat(tape, best, kernel))
-    mask = tape.emit("Cast", first, to=float32)
+    passed = tape.emit("Sub", best, tape.scalar(1.0))
+    mask = tape.emit("Relu", tape.emit("Sub", scores, _repeat(tape, passed, kernel)))
     return tape.emit("Mul", _repeat(tape, gradient, kernel), mask)
 
 
