@@ -211,3 +211,8 @@ async def _start_production(url: str) -> None:
         index = await client.get_namespace_index(NAMESPACE_URI)
         machine = client.get_node(f"ns={index};s=Machine")
         await machine.call_method(ua.QualifiedName("StartProduction", index))
+    # asyncua's disconnect swallows a cancellation that arrives while it waits for its own tasks;
+    # a Ctrl-C at that moment would be lost.
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
