@@ -183,6 +183,8 @@ def test_nothing_is_left_running(finished: Finished) -> None:
 @pytest.mark.timeout(120)
 def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "shopfloor.main", "demo", "--out", str(tmp_path)]
+    # A shell that runs the tests in the background makes its jobs ignore SIGINT.
+    command = ["env", "--default-signal=INT", *command]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not list(tmp_path.glob("run-*/gateway-h/status.json")):
