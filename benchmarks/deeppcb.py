@@ -25,7 +25,7 @@ from benchmarks.central import DATA, Task, conclude, exported, outputs, trained
 CLASSES = ("ok", "open", "short", "mousebite", "spur", "spurious copper", "pin-hole")
 SIZE = 64
 TARGET = 0.94
-LARGEST_ERROR = 0.35
+TARGET_REDUCED = 0.7  # most patches are of one class: half would be right without learning
 PLAN = TrainingPlan(
     epochs=10,
     batch_size=64,
@@ -58,7 +58,7 @@ def main() -> int:
         if seed == 0:
             exports = exported(graph, params, task, micro_rows=100)
     value = statistics.median(values)
-    target = LARGEST_ERROR if options.reduced else TARGET
+    target = TARGET_REDUCED if options.reduced else TARGET
     print(f"DeepPCB, {len(task.x)} patches train, {len(task.test)} test: accuracy {value:.4f}")
     verdict = {
         "value": round(value, 4),
