@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,24 +17,17 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from agent.learning.batches import Batches
-from agent.learning.derive import (
-    OUTPUT,
-    derive_clipped_sum_graph,
-    derive_inference_graph,
-    derive_per_example_graph,
-    derive_training_graph,
-)
-from agent.learning.graph import Graph, Params, ValueInfo, write_graph
+from agent.learning.derived_backend import DerivedBackend, Run
+from agent.learning.graph import Graph, ValueInfo, write_graph
 from agent.learning.ir import DTYPES
 from agent.learning.losses import DATA, Loss
 from agent.learning.runtime import Backend, BackendError
 
 __all__ = ["Backend", "BackendError", "OnnxRuntimeBackend"]
 
-_ERRORS_ONLY = 3  # ONNX Runtime's severity; warnings about optimizations help nobody here
+ERRORS_ONLY = 3  # ONNX Runtime's severity; warnings about optimizations help nobody here
 _BINDINGS = 4  # batch sizes kept bound: the batch, the last batch of an epoch, and spares
-_ORT_ERRORS: tuple[type[Exception], ...] = (
+ORT_ERRORS: tuple[type[Exception], ...] = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
     ort_errors.InvalidGraph,
@@ -43,15 +35,13 @@ _ORT_ERRORS: tuple[type[Exception], ...] = (
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
 )
+"""What ONNX Runtime raises; its errors share no class of their own."""
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(DerivedBackend):
     """`Backend` on plain ONNX Runtime.
 
     Not safe for use by several threads at once: calls share buffers.
-
-    Attributes:
-      loss: the loss that is differentiated.
     """
 
     def __init__(
@@ -77,95 +67,31 @@ class OnnxRuntimeBackend:
           GraphError: the model cannot be derived.
           BackendError: ONNX Runtime refuses the derived graphs.
         """
-        self.loss = loss
-        self._forward = forward
-        self._batches = Batches(forward, loss)
         self._options, self._providers = _session_options(threads, arena=arena), providers
-        self._predictor = self._load(derive_inference_graph(forward))
-        self._training = self._resident(derive_training_graph(forward, loss))
+        super().__init__(forward, loss, self._resident, self._plain)
 
-    @cached_property
-    def _per_example(self) -> _ResidentSession:
-        return self._resident(derive_per_example_graph(self._forward, self.loss))
+    def _resident(self, graph: Graph) -> Run:
+        return _ResidentSession(self._session(graph), graph).run
 
-    @cached_property
-    def _clipped(self) -> _ResidentSession:
-        return self._resident(derive_clipped_sum_graph(self._forward, self.loss))
+    def _plain(self, graph: Graph) -> Run:
+        """Load a graph that is run with batches of any size, so that buffers would not last."""
+        session = self._session(graph)
+        names = [value.name for value in graph.outputs]
 
-    def infer(self, params: Params, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `Backend.infer`.
+        def run(feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+            try:
+                return dict(zip(names, session.run(names, feeds), strict=True))
+            except ORT_ERRORS as error:
+                raise BackendError(f"inference failed: {error}") from error
 
-        Raises:
-          ValueError: `params` or `x` do not fit the model.
-          BackendError: ONNX Runtime failed.
-        """
-        return self._batches.infer(self._predict, params, x)
+        return run
 
-    def grads(
-        self,
-        params: Params,
-        x: NDArray[np.float32],
-        y: NDArray[Any],
-        w: NDArray[np.float32],
-    ) -> tuple[float, Params]:
-        """See `Backend.grads`.
-
-        The gradients are views of one new vector, in the parameters' order.
-
-        Raises:
-          ValueError: an argument does not fit the model.
-          BackendError: ONNX Runtime failed.
-        """
-        return self._batches.grads(self._training.run, params, x, y, w)
-
-    def per_example_grads(
-        self,
-        params: Params,
-        x: NDArray[np.float32],
-        y: NDArray[Any],
-        w: NDArray[np.float32],
-    ) -> NDArray[np.float32]:
-        """See `Backend.per_example_grads`.
-
-        Raises:
-          ValueError: an argument does not fit the model.
-          GraphError: the model has no per-example gradients.
-          BackendError: ONNX Runtime failed.
-        """
-        return self._batches.per_example_grads(self._per_example.run, params, x, y, w)
-
-    def clipped_sum(
-        self,
-        params: Params,
-        x: NDArray[np.float32],
-        y: NDArray[Any],
-        w: NDArray[np.float32],
-        clip_norm: float,
-    ) -> tuple[Params, NDArray[np.float32]]:
-        """See `Backend.clipped_sum`.
-
-        Raises:
-          ValueError: an argument does not fit the model.
-          GraphError: the model has no per-example gradients.
-          BackendError: ONNX Runtime failed.
-        """
-        return self._batches.clipped_sum(self._clipped.run, params, x, y, w, clip_norm)
-
-    def _predict(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        try:
-            return {OUTPUT: self._predictor.run([OUTPUT], feeds)[0]}
-        except _ORT_ERRORS as error:
-            raise BackendError(f"inference failed: {error}") from error
-
-    def _resident(self, graph: Graph) -> _ResidentSession:
-        return _ResidentSession(self._load(graph), graph)
-
-    def _load(self, graph: Graph) -> onnxruntime.InferenceSession:
+    def _session(self, graph: Graph) -> onnxruntime.InferenceSession:
         try:
             return onnxruntime.InferenceSession(
                 write_graph(graph), self._options, providers=list(self._providers)
             )
-        except _ORT_ERRORS as error:
+        except ORT_ERRORS as error:
             raise BackendError(f"ONNX Runtime refuses the derived graph: {error}") from error
 
 
@@ -199,7 +125,7 @@ class _ResidentSession:
             np.copyto(buffer, value)
         try:
             self._session.run_with_iobinding(bound.io)
-        except _ORT_ERRORS as error:
+        except ORT_ERRORS as error:
             raise BackendError(f"training step failed: {error}") from error
         return bound.outputs
 
@@ -240,7 +166,7 @@ def _session_options(threads: int, *, arena: bool) -> onnxruntime.SessionOptions
     options.enable_mem_pattern = False
     # Beyond this level lie layouts for one machine's registers: no faster here, and larger.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = ERRORS_ONLY
     # Waiting threads sleep: the gateway acquires and scores on the same cores.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options

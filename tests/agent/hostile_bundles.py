@@ -213,7 +213,7 @@ def zipped(attacker: Attacker) -> bytes:
     """Archives: a bomb, a path that climbs; as the bundle and as one of its files."""
     dice, buffer = attacker.random, BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(dice.choice(("model.onnx", "../../../root/.ssh/key")), bytes(1 << 20))
+        archive.writestr(dice.choice(("model.onnx", "../../../.ssh/key")), bytes(1 << 20))
     if dice.random() < 0.5:
         return buffer.getvalue()
     body = attacker.body

@@ -15,21 +15,12 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
+from agent.learning.backend import ERRORS_ONLY, ORT_ERRORS
 from agent.learning.ir import Array, Graph, GraphError, Node, ValueInfo
 from agent.learning.onnx_writer import write_graph
 
-_ERRORS_ONLY = 3  # ONNX Runtime's severity
 _CHUNK_ELEMENTS = 8 << 20  # floats of all values of one chunk of rows together: 32 MiB
-_ORT_ERRORS: tuple[type[Exception], ...] = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
 
 
 @dataclass(frozen=True)
@@ -156,12 +147,12 @@ def _probe(forward: Graph, names: Sequence[str]) -> Any:  # noqa: ANN401 - an un
     )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = ERRORS_ONLY
     try:
         return onnxruntime.InferenceSession(
             write_graph(probe), options, providers=["CPUExecutionProvider"]
         )
-    except _ORT_ERRORS as error:
+    except ORT_ERRORS as error:
         raise GraphError("graph", f"ONNX Runtime refuses it: {error}") from error
 
 
@@ -174,7 +165,7 @@ def _run(
         return {}
     try:
         found = session.run(None, {session.get_inputs()[0].name: rows})
-    except _ORT_ERRORS as error:
+    except ORT_ERRORS as error:
         raise GraphError("graph", f"ONNX Runtime cannot run it: {error}") from error
     pairs = zip(names, found[::2], found[1::2], strict=True)
     return {name: value.reshape(shape) for name, shape, value in pairs}

@@ -6,7 +6,7 @@ import numpy as np
 
 from agent.learning.export.lowering.builder import Builder
 from agent.learning.ir import Array, GraphError, Node
-from agent.learning.shapes import int_attribute
+from agent.learning.shapes import int_attribute, ints_attribute
 
 __all__ = ["constant_input", "int_attribute", "ints_attribute", "refuse", "settings_input"]
 
@@ -14,18 +14,6 @@ __all__ = ["constant_input", "int_attribute", "ints_attribute", "refuse", "setti
 def refuse(node: Node, reason: str) -> GraphError:
     """Return the error that a node cannot be written as TFLite, in float32 or int8."""
     return GraphError(node.describe(), f"cannot be exported to TFLite (float32 or int8): {reason}")
-
-
-def ints_attribute(node: Node, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a list of integers.
-
-    Raises:
-      GraphError: the attribute has another type.
-    """
-    value = node.attributes.get(name, default)
-    if not isinstance(value, tuple) or not all(isinstance(item, int) for item in value):
-        raise GraphError(node.describe(), f"attribute {name!r} must be a list of integers")
-    return tuple(int(item) for item in value)
 
 
 def constant_input(builder: Builder, node: Node, index: int) -> Array | None:

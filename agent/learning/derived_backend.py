@@ -1,7 +1,8 @@
-"""What every backend does around its derived graphs: check a call, cut it in parts, join results.
+"""A backend of derived graphs, whatever runs them: check a call, cut it in parts, join results.
 
-Responsible for arguments and for batches of any size. Knows no runtime: each call is given the
-function that runs one derived graph. Refuses arguments that do not fit the model.
+Responsible for deriving each product's graph when it is first asked for, for arguments, and for
+batches of any size. Knows no runtime: `backend` and `numpy_backend` give it the function that makes
+a graph runnable. Refuses arguments that do not fit the model.
 
 Invariant: the result of a batch does not depend on where it was cut, but for rounding.
 """
@@ -9,6 +10,7 @@ Invariant: the result of a batch does not depend on where it was cut, but for ro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,10 @@ from agent.learning.derive import (
     LOSS,
     NORMS,
     OUTPUT,
+    derive_clipped_sum_graph,
+    derive_inference_graph,
+    derive_per_example_graph,
+    derive_training_graph,
     footprint,
     output_shape,
 )
@@ -34,16 +40,35 @@ Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 outputs need stay valid until the next run only."""
 
 
-class Batches:
-    """One model's calls; see `runtime.Backend` for what each returns."""
+Load = Callable[[Graph], Run]
+"""Makes a derived graph runnable; raises `GraphError` or `BackendError` for what it cannot run."""
 
-    def __init__(self, forward: Graph, loss: Loss) -> None:
-        """Learn a model's layout.
+
+class DerivedBackend:
+    """`runtime.Backend` over the derived graphs of one model; see there for what calls return.
+
+    All calls raise `ValueError` for arguments that do not fit the model and `BackendError` when the
+    runtime fails.
+
+    Attributes:
+      loss: the loss that is differentiated.
+    """
+
+    def __init__(self, forward: Graph, loss: Loss, load: Load, load_inference: Load) -> None:
+        """Derive the graphs for training and for inference, and load them.
+
+        Args:
+          forward: the model.
+          loss: what to train it for.
+          load: makes graphs of gradients runnable.
+          load_inference: makes the graph of outputs runnable.
 
         Raises:
           GraphError: the model cannot be derived, or the loss cannot judge its output.
+          BackendError: the runtime refuses a derived graph.
         """
-        self._loss = loss
+        self.loss = loss
+        self._forward, self._load = forward, load
         self._layout = initial_params(forward)
         self._names = list(self._layout)
         self._gradients = [GRADIENT_PREFIX + name for name in self._names]
@@ -55,17 +80,24 @@ class Batches:
         self._output = output_shape(forward)
         fixed = (size for size in self._data[1:] if isinstance(size, int))
         self._labels = target_of(loss, self._output, (BATCH, *fixed)) is not None
+        self._predict = load_inference(derive_inference_graph(forward))
+        self._mean = load(derive_training_graph(forward, loss))
 
-    def infer(self, run: Run, params: Params, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run the inference graph.
+    @cached_property
+    def _apart(self) -> Run:
+        return self._load(derive_per_example_graph(self._forward, self.loss))
 
-        Raises:
-          ValueError: an argument does not fit the model.
-        """
+    @cached_property
+    def _clipped(self) -> Run:
+        return self._load(derive_clipped_sum_graph(self._forward, self.loss))
+
+    def infer(self, params: Params, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Backend.infer`."""
         check_same_layout(self._layout, params)
         check_rows(self._data, x)
         outputs = [
-            np.array(run({DATA: x[part], **params})[OUTPUT]) for part in parts(len(x), self._most)
+            np.array(self._predict({DATA: x[part], **params})[OUTPUT])
+            for part in parts(len(x), self._most)
         ]
         if not outputs:
             return np.zeros((0, *(d for d in self._output if isinstance(d, int))), np.float32)
@@ -73,49 +105,39 @@ class Batches:
 
     def grads(
         self,
-        run: Run,
         params: Params,
         x: NDArray[np.float32],
         y: NDArray[Any],
         w: NDArray[np.float32],
     ) -> tuple[float, Params]:
-        """Run the training graph.
-
-        Raises:
-          ValueError: an argument does not fit the model.
-        """
+        """See `Backend.grads`."""
         feeds = self._feeds(params, x, y, w)
         most = self._most
         whole = float(w.sum(dtype=np.float64)) if len(x) > most else 0.0
         if not whole:  # one part, or no weight at all and so no mean: the graph gives NaN
-            results = run(feeds if len(x) <= most else _cut(feeds, slice(0, most)))
+            results = self._mean(feeds if len(x) <= most else _cut(feeds, slice(0, most)))
             return float(results[LOSS]), unflatten(self._vector(results), self._layout)
         loss, total = 0.0, np.zeros(self._size, np.float64)
         for part in parts(len(x), most):
             share = float(w[part].sum(dtype=np.float64)) / whole
             if share:  # a part without weight has no mean
-                results = run(_cut(feeds, part))
+                results = self._mean(_cut(feeds, part))
                 loss += share * float(results[LOSS])
                 total += share * self._vector(results)
         return loss, unflatten(total.astype(np.float32), self._layout)
 
     def per_example_grads(
         self,
-        run: Run,
         params: Params,
         x: NDArray[np.float32],
         y: NDArray[Any],
         w: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        """Run the per-example graph.
-
-        Raises:
-          ValueError: an argument does not fit the model.
-        """
+        """See `Backend.per_example_grads`."""
         feeds = self._feeds(params, x, y, w)
         result = np.empty((len(x), self._size), np.float32)
         for part in parts(len(x), self._most_apart):
-            outputs = run(_cut(feeds, part))
+            outputs = self._apart(_cut(feeds, part))
             first = 0
             for name, value in self._layout.items():
                 columns = outputs[GRADIENT_PREFIX + name].reshape(-1, value.size)
@@ -125,25 +147,20 @@ class Batches:
 
     def clipped_sum(
         self,
-        run: Run,
         params: Params,
         x: NDArray[np.float32],
         y: NDArray[Any],
         w: NDArray[np.float32],
         clip_norm: float,
     ) -> tuple[Params, NDArray[np.float32]]:
-        """Run the clipped-sum graph.
-
-        Raises:
-          ValueError: an argument does not fit the model.
-        """
+        """See `Backend.clipped_sum`."""
         if not clip_norm > 0:
             raise ValueError(f"clip_norm must be positive, is {clip_norm}")
         feeds = {**self._feeds(params, x, y, w), CLIP: np.array(clip_norm, np.float32)}
         total = np.zeros(self._size, np.float32)
         norms = np.empty(len(x), np.float32)
         for part in parts(len(x), self._most_apart):
-            outputs = run(_cut(feeds, part))
+            outputs = self._clipped(_cut(feeds, part))
             norms[part] = outputs[NORMS]
             total += self._vector(outputs)
         return unflatten(total, self._layout), norms
@@ -160,7 +177,7 @@ class Batches:
         if list(params) != self._names:
             check_same_layout(self._layout, params)
         width = self._output[-1]
-        check_labels(self._loss, y, width if isinstance(width, int) else 0)
+        check_labels(self.loss, y, width if isinstance(width, int) else 0)
         labels = {TARGET: y} if self._labels else {}
         return {DATA: x, WEIGHTS: w, **labels, **params}
 
