@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.learning.backend import OnnxRuntimeBackend
 from agent.learning.export.tflite_export import export_tflite, export_tflite_int8
 from agent.learning.graph import Graph, Params, initial_params
 from agent.learning.losses import Loss
+from agent.learning.onnxruntime_backend import OnnxRuntimeBackend
 from agent.learning.train import TrainingPlan, TrainingResult, train
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -139,7 +139,7 @@ def _time(step: Step, count: int) -> float:
 
 
 def _backend(family: Family) -> Backend:
-    from agent.learning.backend import OnnxRuntimeBackend  # noqa: PLC0415 - not in PyTorch's process
+    from agent.learning.onnxruntime_backend import OnnxRuntimeBackend  # noqa: PLC0415 - not in PyTorch's process
 
     return OnnxRuntimeBackend(family.graph(), family.loss)
 

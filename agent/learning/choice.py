@@ -34,7 +34,7 @@ def open_backend(
     """
     if name != "numpy":
         try:
-            from agent.learning.backend import OnnxRuntimeBackend  # noqa: PLC0415
+            from agent.learning.onnxruntime_backend import OnnxRuntimeBackend  # noqa: PLC0415
         except ImportError:
             if name == "onnxruntime":
                 raise

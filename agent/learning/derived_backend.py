@@ -1,7 +1,7 @@
 """A backend of derived graphs, whatever runs them: check a call, cut it in parts, join results.
 
 Responsible for deriving each product's graph when it is first asked for, for arguments, and for
-batches of any size. Knows no runtime: `backend` and `numpy_backend` give it the function that makes
+batches of any size. Knows no runtime: `onnxruntime_backend` and `numpy_backend` give it what makes
 a graph runnable. Refuses arguments that do not fit the model.
 
 Invariant: the result of a batch does not depend on where it was cut, but for rounding.

@@ -1,8 +1,8 @@
 """`Backend` on numpy alone, for gateways that have no ONNX Runtime: 32-bit ARM.
 
-Responsible for running the same derived graphs as `backend` does, in `numpy_executor`. Nothing
-is kept between steps but the plans, so memory at rest is the model's and no more. Imports no
-runtime. Results equal ONNX Runtime's but for rounding; see tests/agent/learning.
+Responsible for running the same derived graphs as `onnxruntime_backend`, in `numpy_executor`.
+Nothing is kept between steps but the plans, so memory at rest is the model's and no more. Imports
+no runtime. Results equal ONNX Runtime's but for rounding; see tests/agent/learning.
 """
 
 from __future__ import annotations

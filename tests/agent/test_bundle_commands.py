@@ -404,12 +404,13 @@ def test_without_onnx_runtime_numpy_does_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = bundle_of(tmp_path, BINARY)
-    monkeypatch.setitem(sys.modules, "agent.learning.backend", None)  # makes its import fail
+    # None in the place of a module makes its import fail.
+    monkeypatch.setitem(sys.modules, "agent.learning.onnxruntime_backend", None)
     assert type(prepare(bundle).backend).__name__ == "NumpyBackend"
     data = pump(tmp_path / "a.csv", 1)
     words = ("test", tmp_path / "draft.jm", "--data", data, "--epochs", 1)
     assert run(*words, "--backend", "onnxruntime") == 2
-    assert "agent.learning.backend" in capsys.readouterr().err
+    assert "agent.learning.onnxruntime_backend" in capsys.readouterr().err
     assert run(*words) == 0
 
 

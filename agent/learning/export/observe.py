@@ -16,9 +16,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from agent.learning.backend import ERRORS_ONLY, ORT_ERRORS
 from agent.learning.ir import Array, Graph, GraphError, Node, ValueInfo
 from agent.learning.onnx_writer import write_graph
+from agent.learning.onnxruntime_backend import ERRORS_ONLY, ORT_ERRORS
 
 _CHUNK_ELEMENTS = 8 << 20  # floats of all values of one chunk of rows together: 32 MiB
 

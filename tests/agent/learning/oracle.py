@@ -12,10 +12,10 @@ import torch
 from hypothesis import assume
 from numpy.typing import NDArray
 
-from agent.learning.backend import Backend, OnnxRuntimeBackend
 from agent.learning.graph import Graph, Node
 from agent.learning.losses import Loss
 from agent.learning.numpy_backend import NumpyBackend
+from agent.learning.onnxruntime_backend import Backend, OnnxRuntimeBackend
 
 Kernel = Callable[..., torch.Tensor]
 

@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from agent.learning.backend import OnnxRuntimeBackend
 from agent.learning.checkpoint import (
     LARGEST_CHECKPOINT,
     Checkpoint,
@@ -28,6 +27,7 @@ from agent.learning.checkpoint import (
 from agent.learning.families import mlp
 from agent.learning.graph import initial_params
 from agent.learning.losses import Loss
+from agent.learning.onnxruntime_backend import OnnxRuntimeBackend
 from agent.learning.optimizers import OptimizerName
 from agent.learning.params import flatten
 from agent.learning.train import TrainingPlan, TrainingResult, train

@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from agent.learning.backend import OnnxRuntimeBackend
 from agent.learning.derive import (
     derive_clipped_sum_graph,
     derive_inference_graph,
@@ -29,6 +28,7 @@ from agent.learning.graph import (
 )
 from agent.learning.losses import Loss
 from agent.learning.numpy_backend import NumpyBackend
+from agent.learning.onnxruntime_backend import OnnxRuntimeBackend
 from agent.learning.params import flatten
 from tests.agent.learning.oracle import (
     allowed,

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.learning.backend import OnnxRuntimeBackend
 from agent.learning.derive import derive_inference_graph, derive_training_graph
 from agent.learning.families import mlp
 from agent.learning.graph import Graph, GraphError, Node, ValueInfo, initial_params
 from agent.learning.losses import Loss
+from agent.learning.onnxruntime_backend import OnnxRuntimeBackend
 
 
 def forward(

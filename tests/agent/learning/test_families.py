@@ -7,10 +7,10 @@ import onnx
 import pytest
 import torch
 
-from agent.learning.backend import OnnxRuntimeBackend
 from agent.learning.families import autoencoder, cnn1d, cnn2d, mlp
 from agent.learning.graph import Graph, initial_params, write_graph
 from agent.learning.losses import Loss
+from agent.learning.onnxruntime_backend import OnnxRuntimeBackend
 from tests.agent.learning.oracle import distance, run_in_torch, torch_losses
 
 nn = torch.nn

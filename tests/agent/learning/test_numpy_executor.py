@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from numpy.typing import NDArray
 
-from agent.learning.backend import OnnxRuntimeBackend
 from agent.learning.families import mlp
 from agent.learning.graph import Graph, GraphError, Node, ValueInfo, write_graph
 from agent.learning.ir import DTYPE_CODES, FORWARD_OPERATORS, initial_params
@@ -23,6 +22,7 @@ from agent.learning.losses import Loss
 from agent.learning.numpy_backend import NumpyBackend
 from agent.learning.numpy_executor import Executor
 from agent.learning.numpy_kernels import MAKERS
+from agent.learning.onnxruntime_backend import OnnxRuntimeBackend
 from agent.learning.params import flatten
 from agent.learning.runtime import BackendError
 

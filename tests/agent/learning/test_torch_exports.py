@@ -10,7 +10,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from agent.learning.backend import OnnxRuntimeBackend
 from agent.learning.graph import (
     FORWARD_OPERATORS,
     Graph,
@@ -20,6 +19,7 @@ from agent.learning.graph import (
     write_graph,
 )
 from agent.learning.losses import Loss
+from agent.learning.onnxruntime_backend import OnnxRuntimeBackend
 from agent.learning.simplify import read_exported
 from agent.learning.train import TrainingPlan, train
 from tests.agent.learning.exported_models import CASES, EXPORTERS, Case, export, without_notes

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from agent.learning.backend import OnnxRuntimeBackend
 from agent.learning.families import mlp
 from agent.learning.golden import (
     GoldenMismatch,
@@ -27,6 +26,7 @@ from agent.learning.golden import (
 from agent.learning.graph import initial_params, read_graph
 from agent.learning.losses import Loss
 from agent.learning.noise import gaussian
+from agent.learning.onnxruntime_backend import OnnxRuntimeBackend
 from agent.learning.optimizers import OptimizerName, optimizer_named
 from agent.learning.params import flatten, unflatten
 from agent.learning.train import TrainingDiverged, TrainingPlan, train

@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from agent.learning.backend import OnnxRuntimeBackend
 from agent.learning.checkpoint import Checkpoint
 from agent.learning.families import mlp
 from agent.learning.frames import (
@@ -46,6 +45,7 @@ from agent.learning.frames import (
 from agent.learning.golden import make_golden
 from agent.learning.graph import initial_params, write_graph
 from agent.learning.losses import Loss
+from agent.learning.onnxruntime_backend import OnnxRuntimeBackend
 from agent.learning.params import flatten
 from agent.learning.train import TrainingPlan, TrainingResult, train
 from agent.learning.trainer import Line, Trainer, serve
