@@ -120,6 +120,10 @@ def status(config: Path) -> str:
             "candidate": saved.candidate.version if saved and saved.candidate else None,
             "head": saved.head_sequence if saved else None,
             "updates": store.counts(),
+            "alarms": [
+                {"agent": agent, "kind": kind, "detail": detail, "number": number}
+                for agent, kind, detail, number in store.alarms()
+            ],
             "agents": [
                 {"agent": agent, "site": site, "status": state}
                 for agent, site, state in store.agents()

@@ -1,9 +1,10 @@
 """The coordinator's side of the broker.
 
-On every connection it subscribes, announces itself, publishes again everything retained (a broker
-may have lost its disk), and then takes updates in: header and chunks through `Ingest`, complete
+On every connection it subscribes, publishes again everything retained (a broker may have lost its
+disk), announces itself, and then takes updates in: header and chunks through `Ingest`, complete
 ones in one transaction a batch, and only after its commit the receipts.  Receipts that can not be
-sent are forgotten: agents ask again.
+sent are forgotten: agents ask again.  Every birth is answered with what is known of that
+incarnation, so that a restored or copied card is noticed before it makes an update.
 
 Whatever comes in is checked first; what is refused is logged with its reason.
 """
@@ -12,6 +13,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from coordinator.config import Identity
@@ -33,19 +35,40 @@ from wire.messages import (
     Report,
     UpdateHeader,
 )
-from wire.mqtt import BrokerSettings, Link, Received, Will, backoff, connect
+from wire.mqtt import (
+    PACKET_OVERHEAD,
+    BrokerSettings,
+    Link,
+    Received,
+    Will,
+    backoff,
+    connect,
+    reason_of,
+)
 from wire.signing import PublicKey
 from wire.topics import Topics
 from wire.trust import COORDINATOR, read_credential
 
 logger = logging.getLogger(__name__)
 
-BATCH = 16
-"""Updates in one transaction: an fsync costs about 8 ms on common disks."""
+BATCH = 64
+"""Updates in one transaction at most: it costs one fsync and one copy of the buffer."""
 _OUTGOING = 10_000
 _TICK_S = 0.1
 _ORDERS_S = 0.5
 _RECEIPTS_PER_MESSAGE = 200
+
+
+@dataclass(frozen=True)
+class Watermark:
+    """The answer to a birth: the highest sequence known of this incarnation."""
+
+    incarnation: str
+    highest: int
+
+
+Answer = tuple[str, Receipt | Watermark]
+"""To which agent, and what."""
 
 
 @dataclass
@@ -64,7 +87,10 @@ class Connection:
         self._topics = Topics(self.identity.trust.federation)
         self._counter = Counter(self.boot)
         self._guards: dict[str, tuple[tuple[str, int], ReplayGuard]] = {}
-        self._outgoing: asyncio.Queue[list[tuple[str, Receipt]]] = asyncio.Queue(_OUTGOING)
+        self._known: dict[str, tuple[KnownAgent, PublicKey]] = {}
+        self._outgoing: asyncio.Queue[list[tuple[str, Receipt | Watermark]]] = asyncio.Queue(
+            _OUTGOING
+        )
         self._head_moved = asyncio.Event()
         self.is_up = False
 
@@ -75,7 +101,7 @@ class Connection:
             try:
                 await self._connected()
             except* LinkDownError as group:
-                logger.warning("broker lost: %s", group.exceptions[0])
+                logger.warning("broker lost: %s", reason_of(group))
             if self.is_up:
                 waits = backoff(0.2, 5.0, random.Random())  # noqa: S311
             self.is_up = False
@@ -89,6 +115,8 @@ class Connection:
             await link.subscribe(
                 [self._topics.all_updates, self._topics.all_states, self._topics.all_reports]
             )
+            if link.packet_bytes is not None:
+                self._limit_chunks(link.packet_bytes - PACKET_OVERHEAD)
             await self._publish_head(link)
             await link.publish(topic, self._state("online"), retain=True)
             self.is_up = True
@@ -96,6 +124,13 @@ class Connection:
             tasks.create_task(self._send_receipts(link), name="receipts")
             tasks.create_task(self._send_orders(link), name="orders")
             tasks.create_task(self._tick(), name="tick")
+
+    def _limit_chunks(self, chunk_bytes: int) -> None:
+        try:
+            self.federation.limit_chunks(chunk_bytes)
+        except MalformedError as error:
+            reason = f"the broker's maximum packet size is too small for this model: {error}"
+            raise LinkDownError(reason) from None
 
     def _state(self, status: str) -> bytes:
         state = CoordinatorState(
@@ -208,19 +243,35 @@ class Connection:
             session=state.session,
         )
         self.store.keep_agent(born, state.status)
+        self._known.pop(agent, None)
         if state.status == "online":
             self.store.set_order_due(agent, is_due=True)
+            self._answer_birth(agent, state)
+
+    def _answer_birth(self, agent: str, state: AgentState) -> None:
+        highest = self.store.highest(agent, state.incarnation)
+        if highest > state.produced:
+            detail = f"incarnation {state.incarnation} has made {state.produced} updates, "
+            detail += f"but {highest} are known here: its card was restored or copied"
+            self.store.raise_alarm(agent, "restored", detail)
+            logger.error("ALARM %s: %s", agent, detail)
+        self._send([(agent, Watermark(state.incarnation, highest))])
 
     def _verify_agent(self, opened: Opened, agent: str) -> KnownAgent:
+        known, key = self._known.get(agent) or self._look_up(opened, agent)
+        if opened.signer != agent:
+            reason = f"{opened.kind} of {opened.signer!r} was published as {agent}"
+            raise SignatureError(reason)
+        opened.verify(self.identity.trust.federation, key)
+        return known
+
+    def _look_up(self, opened: Opened, agent: str) -> tuple[KnownAgent, PublicKey]:
         known = self.store.agent(agent)
         if known is None:
             reason = f"{opened.kind} from {agent}, whose birth has not been seen"
             raise SignatureError(reason)
-        if opened.signer != agent:
-            reason = f"{opened.kind} of {opened.signer!r} was published as {agent}"
-            raise SignatureError(reason)
-        opened.verify(self.identity.trust.federation, PublicKey(known.public_key))
-        return known
+        self._known[agent] = known, PublicKey(known.public_key)
+        return self._known[agent]
 
     # Going out
 
@@ -229,26 +280,26 @@ class Connection:
         if result.head_moved:
             self._head_moved.set()
 
-    def _send(self, receipts: list[tuple[str, Receipt]]) -> None:
+    def _send(self, receipts: Sequence[Answer]) -> None:
         if not receipts:
             return
         try:
-            self._outgoing.put_nowait(receipts)
+            self._outgoing.put_nowait(list(receipts))
         except asyncio.QueueFull:
             logger.warning("%d receipts not sent: the broker is slow", len(receipts))
 
     async def _send_receipts(self, link: Link) -> None:
         while True:
-            by_agent: dict[str, list[Receipt]] = {}
             waiting = [await self._outgoing.get()]
             while not self._outgoing.empty():
                 waiting.append(self._outgoing.get_nowait())
-            for agent, receipt in (item for receipts in waiting for item in receipts):
-                by_agent.setdefault(agent, []).append(receipt)
-            for agent, items in by_agent.items():
-                for start in range(0, len(items), _RECEIPTS_PER_MESSAGE):
-                    part = tuple(items[start : start + _RECEIPTS_PER_MESSAGE])
-                    await link.publish(self._topics.to(agent), self._seal(Receipts(items=part)))
+            async with asyncio.TaskGroup() as sends:
+                for agent, message in _messages(waiting):
+                    sends.create_task(self._tell(link, agent, message))
+
+    async def _tell(self, link: Link, agent: str, message: Receipts | Command) -> None:
+        # Sealed when it goes, so that the counters of an inbox grow in the order of sending.
+        await link.publish(self._topics.to(agent), self._seal(message))
 
     async def _send_orders(self, link: Link) -> None:
         """Send the operator's orders: when given, and again to every new connection of the agent.
@@ -259,7 +310,7 @@ class Connection:
             for agent, name in self.store.due_orders():
                 command = Command(name="pause" if name == "pause" else "resume")
                 self.store.set_order_due(agent, is_due=False)
-                await link.publish(self._topics.to(agent), self._seal(command))
+                await self._tell(link, agent, command)
                 logger.info("told %s to %s", agent, name)
             await asyncio.sleep(_ORDERS_S)
 
@@ -276,8 +327,7 @@ class Connection:
         before = self.store.published()
         self.store.set_published(set(chunks), set())
         fresh = chunks if not self.is_up else {t: c for t, c in chunks.items() if t not in before}
-        for topic, chunk in fresh.items():
-            await link.publish(topic, chunk, retain=True)
+        await link.publish_bulk(fresh.items(), retain=True)
         await link.publish(self._topics.head, head, retain=True)
         gone = before - set(chunks)
         for topic in sorted(gone):
@@ -299,6 +349,21 @@ class Connection:
             now_s = time.monotonic()
             self._send(self.ingest.ask(now_s))
             self._after(self.federation.tick(now_s))
+
+
+def _messages(
+    waiting: list[list[Answer]],
+) -> Iterator[tuple[str, Receipts]]:
+    """What waits, as few messages for each agent."""
+    by_agent: dict[str, list[Receipt]] = {}
+    for agent, item in (pair for batch in waiting for pair in batch):
+        if isinstance(item, Watermark):
+            yield agent, Receipts(incarnation=item.incarnation, highest=item.highest)
+        else:
+            by_agent.setdefault(agent, []).append(item)
+    for agent, items in by_agent.items():
+        for start in range(0, len(items), _RECEIPTS_PER_MESSAGE):
+            yield agent, Receipts(items=tuple(items[start : start + _RECEIPTS_PER_MESSAGE]))
 
 
 def _is_earlier(state: AgentState, credential: Credential, known: KnownAgent) -> bool:

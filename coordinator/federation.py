@@ -16,6 +16,9 @@ on the disk together or not at all, and receipts go out afterwards.  So a crash 
 leaves a state in which each update is either not seen (it will be offered again) or seen once.
 When a transaction fails, memory goes back with the file.
 
+The buffer is the only large thing that a batch writes; optimizer, average and weights are written
+when they change, which is with a version.
+
 No version has fewer distinct sites behind it than the charter's `k_min`, whatever the strategy.
 
 No I/O but the store; the caller passes monotonic time and sends what is returned.
@@ -32,19 +35,38 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.aggregate import empty, fold, mean_delta
+from coordinator.aggregate import empty, fold, mean_delta, settled
 from coordinator.average import add_version
 from coordinator.config import CoordinatorSettings, Identity
 from coordinator.gate import decide
 from coordinator.ingest import Update, receipt
 from coordinator.server_optimizer import make_server_optimizer
-from coordinator.store import Saved, Store, buffer_of, float64_vector
+from coordinator.store import Saved, Store
 from coordinator.strategy import Rejected, make_strategy
 from wire.chunks import describe, sha256
 from wire.codec import open_envelope, parse_body, seal
-from wire.messages import Content, Head, Policy, Receipt, Report, UpdateHeader, VersionRef
+from wire.deltas import encode
+from wire.messages import (
+    CONFLICT,
+    MAX_DELTAS,
+    Content,
+    Delta,
+    Head,
+    Policy,
+    Receipt,
+    Report,
+    UpdateHeader,
+    VersionRef,
+)
 from wire.settings import settings_error
-from wire.tensors import flatten, parameter_count, read_integers, unflatten, write_params
+from wire.tensors import (
+    flatten,
+    parameter_count,
+    read_integers,
+    read_params,
+    unflatten,
+    write_params,
+)
 from wire.trust import COORDINATOR
 
 logger = logging.getLogger(__name__)
@@ -76,11 +98,13 @@ class Federation:
         self._store, self._settings, self._identity = store, settings, identity
         self._shapes = identity.bundle.manifest.shapes
         self._parameters = parameter_count(self._shapes)
+        self._chunk_bytes = settings.coordinator.chunk_bytes
         self._policy = msgspec.convert(msgspec.structs.asdict(settings.policy), Policy)
         self._strategy = make_strategy(settings.strategy, self._policy)
         self._optimizer = make_server_optimizer(settings.server_optimizer)
         self._buffer_since_s = now_s
         self._candidate_since_s = now_s
+        self._duplicates = 0
         saved = store.load()
         if saved is None:
             saved = self._begin()
@@ -92,12 +116,14 @@ class Federation:
         self._publish_settings(now_s)
 
     def _load(self, saved: Saved) -> None:
+        store = self._store
         self.saved = saved
         self._head = _parse_head(saved.head) if saved.head else None
-        self._params = np.frombuffer(saved.params, "<f4").astype(np.float32)
-        self._average = float64_vector(saved.average)
-        self._buffer = buffer_of(saved)
-        state = float64_vector(saved.optimizer).reshape(-1, self._parameters)
+        weights = read_params(store.content(saved.train.content.digest), self._shapes)
+        self._params: NDArray[np.float32] = flatten(weights)
+        self._average = store.vector("average")
+        self._buffer = store.load_buffer(self._parameters)
+        state = store.vector("optimizer").reshape(-1, self._parameters)
         fresh = self._optimizer.init(self._parameters)
         if state.shape != fresh.shape:
             logger.warning("another server optimizer than before: its memory starts at zero")
@@ -108,30 +134,25 @@ class Federation:
         """Version 0: the bundle's weights."""
         weights = self._identity.bundle.weights
         data = write_params(weights)
-        content = describe(data, self._settings.coordinator.chunk_bytes)
+        content = describe(data, self._chunk_bytes)
         first = VersionRef(version=0, content=content)
-        params = flatten(weights)
         saved = Saved(
             version=0,
             lineage=0,
             head_sequence=0,
             head=b"",
-            bundle=describe(self._identity.bundle_bytes, self._settings.coordinator.chunk_bytes),
+            bundle=describe(self._identity.bundle_bytes, self._chunk_bytes),
             train=first,
             candidate=None,
             serve=first,
             judged=0,
-            params=params.astype("<f4").tobytes(),
-            optimizer=self._optimizer.init(self._parameters).astype("<f8").tobytes(),
-            average=params.astype("<f8").tobytes(),
-            total=empty(self._parameters).total.astype("<i8").tobytes(),
-            weight=0,
-            agents=(),
         )
         with self._store.transaction():
             self._store.keep_content(content.digest, data)
             self._store.keep_content(saved.bundle.digest, self._identity.bundle_bytes)
             self._store.add_version(0, 0, content.digest, 0, time.time())
+            self._store.save_vector("optimizer", self._optimizer.init(self._parameters))
+            self._store.save_vector("average", flatten(weights).astype(np.float64))
             self._store.save(saved)
         return saved
 
@@ -143,6 +164,37 @@ class Federation:
         if head is None or head.policy != self._policy or head.training != self._store.training:
             with self._step():
                 self._save_with_new_head({})
+        self.limit_chunks(self._chunk_bytes)
+
+    def limit_chunks(self, chunk_bytes: int) -> None:
+        """Cut what the head names into chunks of at most this size, and say so in a new head.
+
+        A broker's maximum packet size is known only once it is connected to.
+        """
+        self._chunk_bytes = min(chunk_bytes, self._settings.coordinator.chunk_bytes)
+        if all(content.chunk_bytes == self._chunk_bytes for content in self.saved.contents):
+            return
+
+        def again(content: Content) -> Content:
+            return describe(self._store.content(content.digest), self._chunk_bytes)
+
+        def recut(ref: VersionRef) -> VersionRef:
+            return msgspec.structs.replace(ref, content=again(ref.content))
+
+        saved = self.saved
+        changes: dict[str, object] = {
+            "bundle": again(saved.bundle),
+            "train": recut(saved.train),
+            "serve": recut(saved.serve),
+            "candidate": recut(saved.candidate) if saved.candidate else None,
+            "deltas": tuple(
+                msgspec.structs.replace(delta, content=again(delta.content))
+                for delta in saved.deltas
+            ),
+        }
+        logger.info("chunks of %d bytes from here on", self._chunk_bytes)
+        with self._step():
+            self._save_with_new_head(changes)
 
     def _close_buffer(self, scale: float, now_s: float) -> None:
         """Integers of two scales do not add: what the buffer holds becomes a version of its own."""
@@ -184,14 +236,13 @@ class Federation:
     def contents(self) -> list[Named]:
         """What the head names, each content once."""
         saved = self.saved
-        versions = [version for version in (saved.train, saved.serve, saved.candidate) if version]
-        models = {version.content.digest: version.content for version in versions}
         return [
-            Named("bundle", saved.bundle, self._store.content(saved.bundle.digest)),
-            *(
-                Named("model", content, self._store.content(digest))
-                for digest, content in models.items()
-            ),
+            Named(
+                "bundle" if content is saved.bundle else "model",
+                content,
+                self._store.content(content.digest),
+            )
+            for content in saved.contents
         ]
 
     @property
@@ -209,7 +260,9 @@ class Federation:
                 result.receipts.append((update.header.agent, self._take(update, now_s)))
                 if self._is_ready(now_s):
                     self._advance(result, now_s, self._policy.scale)
-            self._save()  # a later update of the batch may stand after the last version
+            self._save_buffer()
+            self._store.count_duplicates(self._duplicates)
+        self._duplicates = 0
         return result
 
     def status_of(self, header: UpdateHeader) -> Receipt | None:
@@ -222,15 +275,25 @@ class Federation:
         if known is None:
             return None
         if known.digest != header.content.digest:
-            reason = "this id was here before with another hash: cloned or restored state"
+            reason = f"{CONFLICT}: this id was here before with another hash"
+            self._store.raise_alarm(
+                header.agent,
+                "two contents",
+                f"update {header.incarnation}/{header.sequence} came with another content than "
+                "before: its card was cloned or restored from a backup",
+            )
             logger.error("ALARM update %d of %s: %s", header.sequence, header.agent, reason)
             return receipt(header, "refused", reason=reason)
-        self._store.count_duplicate()
+        self._duplicates += 1
         return receipt(header, known.status, reason=known.reason, version=known.version)
 
     def tick(self, now_s: float) -> Result:
         """Do what time alone asks for: deadlines, and the operator's switch."""
         result = Result()
+        if self._duplicates:
+            with self._store.soft_transaction():
+                self._store.count_duplicates(self._duplicates)
+            self._duplicates = 0
         if self._is_ready(now_s):
             with self._step():
                 self._advance(result, now_s, self._policy.scale)
@@ -324,28 +387,53 @@ class Federation:
         self._average = add_version(
             self._average, self._params, version, self._settings.average.decay
         )
+        self._store.save_vector("optimizer", self._optimizer_state)
+        self._store.save_vector("average", self._average)
+        before = self.saved.train.content.digest
         train = self._keep(version, self._params)
         self._store.add_version(
             version, self.saved.lineage, train.content.digest, self._buffer.members, time.time()
         )
-        for agent, incarnation, sequence in self._store.fold_committed(version):
+        for agent, incarnation, sequence, digest in self._store.fold_committed(version):
             folded = Receipt(
-                incarnation=incarnation, sequence=sequence, status="folded", version=version
+                incarnation=incarnation,
+                sequence=sequence,
+                digest=digest,
+                status="folded",
+                version=version,
             )
             result.receipts.append((agent, folded))
         logger.info("version %d from %s", version, ", ".join(self._buffer.agents))
         self._buffer = empty(self._parameters)
+        self._save_buffer()
         changes: dict[str, object] = {"version": version, "train": train}
+        ways = [self._delta(before, train.content.digest)]
         since_serve = version - max(self.saved.serve.version, self.saved.judged)
         if self.saved.candidate is None and since_serve >= self._settings.gate.every:
-            changes["candidate"] = self._keep(version, self._average)
+            candidate = self._keep(version, self._average)
+            changes["candidate"] = candidate
+            ways.append(self._delta(train.content.digest, candidate.content.digest))
             self._candidate_since_s = now_s
+        changes["deltas"] = self._still_useful(ways)
         self._save_with_new_head(changes)
         result.head_moved = True
 
+    def _delta(self, base: bytes, target: bytes) -> Delta | None:
+        """The way from one content to another, kept, or None where it would save nothing."""
+        data = encode(self._store.content(base), self._store.content(target))
+        if data is None:
+            return None
+        content = describe(data, self._chunk_bytes)
+        self._store.keep_content(content.digest, data)
+        return Delta(base=base, target=target, content=content)
+
+    def _still_useful(self, ways: list[Delta | None]) -> tuple[Delta, ...]:
+        """The newest ways, so that an agent some versions behind is served by deltas too."""
+        return (*self.saved.deltas, *(way for way in ways if way is not None))[-MAX_DELTAS:]
+
     def _keep(self, version: int, params: NDArray[np.floating]) -> VersionRef:
         data = write_params(unflatten(params, self._shapes))
-        content = describe(data, self._settings.coordinator.chunk_bytes)
+        content = describe(data, self._chunk_bytes)
         self._store.keep_content(content.digest, data)
         return VersionRef(version=version, content=content)
 
@@ -382,17 +470,9 @@ class Federation:
             self._save_with_new_head({"candidate": candidate})
         return True
 
-    def _save(self) -> None:
-        self.saved = msgspec.structs.replace(
-            self.saved,
-            params=self._params.astype("<f4").tobytes(),
-            optimizer=self._optimizer_state.astype("<f8").tobytes(),
-            average=self._average.astype("<f8").tobytes(),
-            total=self._buffer.total.astype("<i8").tobytes(),
-            weight=self._buffer.weight,
-            agents=self._buffer.agents,
-        )
-        self._store.save(self.saved)
+    def _save_buffer(self) -> None:
+        self._buffer = settled(self._buffer)
+        self._store.save_buffer(self._buffer)
 
     def _save_with_new_head(self, changes: dict[str, object]) -> None:
         saved = msgspec.structs.replace(
@@ -405,6 +485,7 @@ class Federation:
             train=saved.train,
             candidate=saved.candidate,
             serve=saved.serve,
+            deltas=saved.deltas,
             policy=self._policy,
             training=self._store.training,
         )
@@ -417,11 +498,8 @@ class Federation:
         )
         self._head = head
         self.saved = msgspec.structs.replace(saved, head=envelope)
-        self._save()
-        contents = [saved.bundle, saved.train.content, saved.serve.content]
-        if saved.candidate is not None:
-            contents.append(saved.candidate.content)
-        self._store.keep_only([content.digest for content in contents])
+        self._store.save(self.saved)
+        self._store.keep_only([content.digest for content in self.saved.contents])
 
 
 def _parse_head(envelope: bytes) -> Head:

@@ -12,6 +12,8 @@ from wire.messages import Receipt, UpdateHeader
 from wire.topics import UpdateTopic
 
 BUDGET_BYTES = 64 << 20
+SHARE = 4
+"""One agent may fill a quarter of the budget, and always one update: none starves the others."""
 QUIET_S = 0.5
 """An update whose chunks paused this long is answered with what is missing."""
 FORGET_S = 120.0
@@ -60,9 +62,11 @@ class Ingest:
             if held.header.content.digest != header.content.digest:
                 reason = f"update {header.sequence} of {header.agent} came with two contents"
                 raise MalformedError(reason)
+            if held.header.content != header.content:  # cut anew for another broker's packets
+                held.header, held.assembly = header, Assembly(header.content)
             held.heard_s, held.asked_s = now_s, -1e9  # offered again: answer soon
             return None
-        if self.pledged_bytes + header.content.size > self._budget_bytes:
+        if not self._has_room(header):
             return receipt(header, "later", reason="no room for more chunks now")
         self._incoming[key] = _Incoming(header, Assembly(header.content), now_s, now_s)
         return None
@@ -101,6 +105,17 @@ class Ingest:
                 asked.append((key[0], receipt(held.header, "wanted", wanted=wanted)))
         return asked
 
+    def _has_room(self, header: UpdateHeader) -> bool:
+        """Whether the budget, and the agent's share of it, hold this update too."""
+        own = sum(
+            held.header.content.size
+            for key, held in self._incoming.items()
+            if key[0] == header.agent
+        )
+        size = header.content.size
+        share = self._budget_bytes // SHARE
+        return self.pledged_bytes + size <= self._budget_bytes and (not own or own + size <= share)
+
     @property
     def pledged_bytes(self) -> int:
         """Bytes that the updates on their way in will need at most."""
@@ -123,4 +138,5 @@ def receipt(
         reason=reason[:500],
         version=version,
         wanted=wanted,
+        digest=header.content.digest,
     )

@@ -2,18 +2,24 @@
 
     updates      every update ever received, by (agent, incarnation, sequence): outcome and version.
                  Rows never expire, so neither does deduplication.
-    state        one row: version, buffer, optimizer, average, head - all that a restart needs
+    state        one row: version, head and what it names
+    buffer       one row: what has been folded since the last version; the only large thing that
+                 changes with every batch
+    vectors      optimizer and average, which change with every version
     versions     digest of every version, so that a stale update can prove its base
     contents     bytes that the head names
     agents       verified credentials and the last birth
     commands     the operator's last order to each agent
     evaluations  the sites' judgements of what the head names
+    alarms       what a person has to look at, by agent and kind
 
 synchronous=FULL: what was receipted is on the disk.
 """
 
 import sqlite3
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,9 +28,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.aggregate import Buffer
+from coordinator.aggregate import Buffer, settled
 from wire.database import open_database, transaction
-from wire.messages import Content, Evaluation, UpdateHeader, VersionRef
+from wire.messages import Content, Delta, Evaluation, UpdateHeader, VersionRef
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS updates (
@@ -44,6 +50,11 @@ CREATE INDEX IF NOT EXISTS buffered ON updates (status) WHERE status = 'committe
 CREATE TABLE IF NOT EXISTS state (
   one INTEGER PRIMARY KEY CHECK (one = 1), body BLOB NOT NULL
 ) STRICT;
+CREATE TABLE IF NOT EXISTS buffer (
+  one INTEGER PRIMARY KEY CHECK (one = 1), agents BLOB NOT NULL, weight INTEGER NOT NULL,
+  total BLOB NOT NULL             -- little-endian, int32 where that holds it, else int64
+) STRICT;
+CREATE TABLE IF NOT EXISTS vectors (name TEXT PRIMARY KEY, data BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS control (
   one INTEGER PRIMARY KEY CHECK (one = 1),
   boot INTEGER NOT NULL,
@@ -68,11 +79,22 @@ CREATE TABLE IF NOT EXISTS commands (
 CREATE TABLE IF NOT EXISTS evaluations (
   digest BLOB NOT NULL, agent TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (digest, agent)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS alarms (
+  agent TEXT NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL, number INTEGER NOT NULL,
+  last_at REAL NOT NULL,          -- wall clock, display only
+  PRIMARY KEY (agent, kind)
+) STRICT;
 """
+AlarmKind = Literal["two contents", "restored"]
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything about the model that changes together; arrays as little-endian bytes."""
+    """What the last decision made current; the numbers are in `contents`, `buffer`, `vectors`.
+
+    Attributes:
+      deltas: shorter ways to what the head names, the newest last.
+      judged: version of the last candidate that was decided on.
+    """
 
     version: int
     lineage: int
@@ -83,12 +105,15 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     candidate: VersionRef | None
     serve: VersionRef
     judged: int
-    params: bytes
-    optimizer: bytes
-    average: bytes
-    total: bytes
-    weight: int
-    agents: tuple[str, ...]
+    deltas: tuple[Delta, ...] = ()
+
+    @property
+    def contents(self) -> list[Content]:
+        """Everything that the head names, each content once; the bundle first."""
+        versions = [version for version in (self.train, self.serve, self.candidate) if version]
+        models = [version.content for version in versions]
+        named = [self.bundle, *models, *(delta.content for delta in self.deltas)]
+        return list({content.digest: content for content in named}.values())
 
 
 @dataclass(frozen=True)
@@ -122,6 +147,20 @@ class Store:
     def transaction(self) -> AbstractContextManager[None]:
         """One atomic, durable step."""
         return transaction(self._db)
+
+    @contextmanager
+    def soft_transaction(self) -> Iterator[None]:
+        """One atomic step that a power cut may undo: for what the other side says again.
+
+        In WAL mode a commit under synchronous=NORMAL does not wait for the disk
+        (sqlite.org/pragma.html, "synchronous"); the next durable one takes it along.
+        """
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        try:
+            with self.transaction():
+                yield
+        finally:
+            self._db.execute("PRAGMA synchronous=FULL")
 
     def next_boot(self) -> int:
         """Number of this process run, above all earlier ones."""
@@ -170,18 +209,26 @@ class Store:
             ),
         )
 
-    def fold_committed(self, version: int) -> list[tuple[str, str, int]]:
-        """Give every committed update its outcome; return (agent, incarnation, sequence)."""
+    def highest(self, agent: str, incarnation: str) -> int:
+        """Highest sequence ever received of an incarnation, 0 when none was."""
+        row = self._db.execute(
+            "SELECT max(sequence) FROM updates WHERE agent = ? AND incarnation = ?",
+            (agent, incarnation),
+        ).fetchone()
+        return int(row[0] or 0)
+
+    def fold_committed(self, version: int) -> list[tuple[str, str, int, bytes]]:
+        """Give every committed update its outcome; (agent, incarnation, sequence, digest)."""
         rows = self._db.execute(
             "UPDATE updates SET status = 'folded', version = ? WHERE status = 'committed'"
-            " RETURNING agent, incarnation, sequence",
+            " RETURNING agent, incarnation, sequence, digest",
             (version,),
         ).fetchall()
-        return [(str(agent), str(inc), int(sequence)) for agent, inc, sequence in rows]
+        return [(str(row[0]), str(row[1]), int(row[2]), bytes(row[3])) for row in rows]
 
-    def count_duplicate(self) -> None:
-        """Count one offer of an update that was already here."""
-        self._db.execute("UPDATE control SET duplicates = duplicates + 1")
+    def count_duplicates(self, number: int) -> None:
+        """Count offers of updates that were already here."""
+        self._db.execute("UPDATE control SET duplicates = duplicates + ?", (number,))
 
     def counts(self) -> dict[str, int]:
         """Updates by status, and `duplicates`."""
@@ -208,6 +255,41 @@ class Store:
         """Replace the state (inside a transaction)."""
         body = msgspec.msgpack.encode(saved)
         self._db.execute("INSERT OR REPLACE INTO state VALUES (1, ?)", (body,))
+
+    def load_buffer(self, parameters: int) -> Buffer:
+        """The buffer as it was last saved; empty before that."""
+        row = self._db.execute("SELECT agents, weight, total FROM buffer").fetchone()
+        if row is None:
+            return Buffer(np.zeros(parameters, np.int64), 0, ())
+        agents = msgspec.msgpack.decode(row[0], type=tuple[str, ...])
+        kind = "<i4" if len(row[2]) == 4 * parameters else "<i8"
+        return Buffer(np.frombuffer(row[2], kind).astype(np.int64), row[1], agents)
+
+    def save_buffer(self, buffer: Buffer) -> None:
+        """Replace the saved buffer (inside a transaction)."""
+        total = settled(buffer).summed
+        fits = not total.size or max(total.max(), -total.min()) < 1 << 31
+        self._db.execute(
+            "INSERT OR REPLACE INTO buffer VALUES (1, ?, ?, ?)",
+            (
+                msgspec.msgpack.encode(buffer.agents),
+                buffer.weight,
+                total.astype("<i4" if fits else "<i8").tobytes(),
+            ),
+        )
+
+    def vector(self, name: Literal["optimizer", "average"]) -> NDArray[np.float64]:
+        """A saved vector, float64; empty when none was saved."""
+        row = self._db.execute("SELECT data FROM vectors WHERE name = ?", (name,)).fetchone()
+        return np.frombuffer(row[0] if row else b"", "<f8").astype(np.float64)
+
+    def save_vector(
+        self, name: Literal["optimizer", "average"], vector: NDArray[np.float64]
+    ) -> None:
+        """Replace a saved vector (inside a transaction)."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO vectors VALUES (?, ?)", (name, vector.astype("<f8").tobytes())
+        )
 
     def add_version(
         self, version: int, lineage: int, digest: bytes, members: int, at: float
@@ -268,8 +350,8 @@ class Store:
         return KnownAgent(*row) if row else None
 
     def keep_agent(self, known: KnownAgent, status: str) -> None:
-        """Remember a verified birth or will."""
-        with self.transaction():
+        """Remember a verified birth or will; the broker retains it, so it is said again."""
+        with self.soft_transaction():
             self._db.execute(
                 "INSERT OR REPLACE INTO agents VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -322,17 +404,22 @@ class Store:
         rows = self._db.execute("SELECT agent, body FROM evaluations WHERE digest = ?", (digest,))
         return {str(agent): msgspec.msgpack.decode(body, type=Evaluation) for agent, body in rows}
 
+    # Alarms
+
+    def raise_alarm(self, agent: str, kind: AlarmKind, detail: str) -> None:
+        """Remember what a person has to look at; the same kind again replaces the detail."""
+        self._db.execute(
+            "INSERT INTO alarms VALUES (?, ?, ?, 1, ?) ON CONFLICT (agent, kind) DO UPDATE SET"
+            " detail = excluded.detail, number = number + 1, last_at = excluded.last_at",
+            (agent, kind, detail, time.time()),
+        )
+
+    def alarms(self) -> list[tuple[str, str, str, int]]:
+        """All alarms so far: (agent, kind, newest detail, how often)."""
+        return self._db.execute(
+            "SELECT agent, kind, detail, number FROM alarms ORDER BY last_at DESC"
+        ).fetchall()
+
     def close(self) -> None:
         """Close the file."""
         self._db.close()
-
-
-def buffer_of(saved: Saved) -> Buffer:
-    """The buffer as it was saved."""
-    total = np.frombuffer(saved.total, "<i8").astype(np.int64)
-    return Buffer(total, saved.weight, len(saved.agents), saved.agents)
-
-
-def float64_vector(data: bytes) -> NDArray[np.float64]:
-    """A saved vector of float64."""
-    return np.frombuffer(data, "<f8").astype(np.float64)

@@ -53,14 +53,14 @@ MAX_BYTES: dict[str, int] = {
     "credential": 2_000,
     "agent-state": 8_192,
     "coordinator-state": 2_000,
-    "head": 1 << 20,
+    "head": 2 << 20,
     "update": 262_144,
     "receipts": 262_144,
     "command": 4_096,
     "report": 65_536,
     "bundle": 40 << 20,
 }
-"""Largest envelope of each kind in bytes.  A head with four contents of 4,096 chunks fits."""
+"""Largest envelope of each kind in bytes.  A head with eight contents of 4,096 chunks fits."""
 
 
 class _Envelope(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):

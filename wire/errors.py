@@ -8,6 +8,7 @@
     └── BundleError            a model bundle whose parts do not agree with each other
     SettingsError              a configuration file, with file, line and key (local misuse)
     LinkDownError              the connection to the broker ended (transient)
+    PacketTooLargeError        more bytes in one message than the broker said it takes
 
 Remote misbehavior is `WireError`; what the reader of a log can do about it is in the message.
 """
@@ -55,3 +56,18 @@ class SettingsError(Exception):
 
 class LinkDownError(Exception):
     """The MQTT connection ended; everything in flight has to be offered again."""
+
+
+class PacketTooLargeError(Exception):
+    """A payload that the broker would not take.
+
+    Attributes:
+      payload_bytes: its size.
+      limit_bytes: the largest payload that fits a packet of this broker.
+    """
+
+    def __init__(self, payload_bytes: int, limit_bytes: int) -> None:
+        self.payload_bytes, self.limit_bytes = payload_bytes, limit_bytes
+        super().__init__(
+            f"a message of {payload_bytes} bytes; the broker takes at most {limit_bytes}"
+        )

@@ -12,6 +12,7 @@ import msgspec
 PROTOCOL_VERSION: Final = 1
 MAX_CHUNKS = 4096
 MAX_CONTENT_BYTES = 256 << 20
+MAX_DELTAS = 4
 BINS = 256
 """Bins of an evaluation; all sites use the same ones, or their counts would not add."""
 
@@ -104,6 +105,17 @@ class Content(Message, frozen=True, kw_only=True):
     chunks: Annotated[tuple[Digest, ...], msgspec.Meta(min_length=1, max_length=MAX_CHUNKS)]
 
 
+class Delta(Message, frozen=True, kw_only=True):
+    """Bytes that turn the content `base` into the content `target` (`wire/deltas.py`).
+
+    What comes out is checked against `target`, so a wrong delta costs time and nothing else.
+    """
+
+    base: Digest
+    target: Digest
+    content: Content
+
+
 class VersionRef(Message, frozen=True, kw_only=True):
     """Weights as a safetensors file, as of one version.
 
@@ -153,6 +165,7 @@ class Head(Message, frozen=True, kw_only=True):
       train: newest fold, the base of new client updates.
       candidate: what the sites are asked to judge against `serve`, when there is one.
       serve: newest version that passed the gate; what scores the live signal.
+      deltas: shorter ways from older contents to the ones named here; an agent may ignore them.
       training: `open`, or `closed`: deliver what you have, train nothing new.
     """
 
@@ -162,6 +175,7 @@ class Head(Message, frozen=True, kw_only=True):
     train: VersionRef
     candidate: VersionRef | None = None
     serve: VersionRef
+    deltas: Annotated[tuple[Delta, ...], msgspec.Meta(max_length=MAX_DELTAS)] = ()
     policy: Policy
     training: Literal["open", "closed"] = "open"
 
@@ -209,6 +223,8 @@ class UpdateHeader(Message, frozen=True, kw_only=True):
     dropped: Annotated[str, msgspec.Meta(max_length=40)] = ""
 
 
+CONFLICT = "conflict"
+"""How the reason of a refusal begins when the id was here before with another content."""
 TERMINAL: tuple[str, ...] = ("folded", "refused", "void", "dropped")
 
 
@@ -218,6 +234,10 @@ class Receipt(Message, frozen=True, kw_only=True):
     `wanted`: these chunks are missing (bitmap, least significant bit first).  `later`: no room now,
     offer again after a while.  `committed`: durable here, stop sending.  The rest is terminal:
     delete it.
+
+    Attributes:
+      digest: SHA-256 of the update's content.  Two machines with copies of one card make two
+        contents under one id, and a receipt settles only the one it names.  Empty: any.
     """
 
     incarnation: Incarnation
@@ -226,12 +246,21 @@ class Receipt(Message, frozen=True, kw_only=True):
     reason: Text = ""
     version: Count = 0
     wanted: Annotated[bytes, msgspec.Meta(max_length=MAX_CHUNKS // 8)] = b""
+    digest: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
 
 
 class Receipts(Message, frozen=True, kw_only=True):
-    """Receipts for one agent, in one message."""
+    """Receipts for one agent, in one message; without items it is the answer to a birth.
 
-    items: Annotated[tuple[Receipt, ...], msgspec.Meta(min_length=1, max_length=256)]
+    Attributes:
+      incarnation: whose watermark `highest` is; empty when the message holds none.
+      highest: highest sequence that the coordinator knows of this incarnation.  An agent that has
+        produced fewer runs on a restored or copied card, and begins a new incarnation.
+    """
+
+    items: Annotated[tuple[Receipt, ...], msgspec.Meta(max_length=256)] = ()
+    incarnation: Annotated[str, msgspec.Meta(pattern=r"^(?:[0-9a-f]{16})?\Z")] = ""
+    highest: Count = 0
 
 
 class Command(Message, frozen=True, kw_only=True):

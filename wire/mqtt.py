@@ -1,4 +1,4 @@
-"""One MQTT connection over paho-mqtt, in asyncio, with a window of our own.
+"""One MQTT connection over paho-mqtt, in asyncio, with windows of our own.
 
 Why not paho's own loop: it resends everything outstanding in one burst after a reconnect and
 ignores the receiver's limits, and what it holds in memory is gone with the process.  Here one
@@ -11,28 +11,52 @@ a slow consumer slows the sender through TCP instead of growing memory.  PUBACKs
 socket: a consumer that answers each message leaves the publishing to another task, or it waits for
 a PUBACK behind the messages that it does not take.  (Acknowledging late instead would not bound
 the inbox: mosquitto 2.0.11 puts 20 more messages in flight for each acknowledged one.)
+
+Two lanes: small messages (births, receipts, headers) go at once, bulk (chunks) within a rate and a
+window that adapts to the link (`wire/pacing.py`), so that what matters is not behind what is large.
+A link is given up when nothing moves for `ack_timeout_s`, not when it is slow: an acknowledgment,
+an incoming byte, or a send queue that shrinks counts as moving.
+
+What MQTT 5 brokers say in CONNACK is kept: Receive Maximum bounds the window, Maximum Packet Size
+is `Link.packet_bytes` and is checked before a packet is sent (section 3.2.2.3 of the standard).
 """
 
 import asyncio
+import fcntl
 import random
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+import struct
+import sys
+import termios
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
 import paho.mqtt.client as paho
+from paho.mqtt import MQTTException
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from wire.errors import LinkDownError, SettingsError
+from wire.errors import LinkDownError, PacketTooLargeError, SettingsError
+from wire.pacing import BulkWindow, TokenBucket
 from wire.settings import Settings
 
 WINDOW = 16
 """Publishes without PUBACK at a time; mosquitto's default max_inflight_messages is 20."""
+BULK = 12
+"""How many of them may be bulk, so that a small message never waits for a place."""
+PACKET_OVERHEAD = 500
+"""Bytes of a PUBLISH beside its payload, at most: topic, packet identifier, properties."""
+LARGEST_PACKET = 17 << 20
+"""What a broker of MQTT 5 is told not to exceed; the largest chunk is 16 MiB."""
+_READS = 32
+"""Packets read for one readiness of the socket, so that other tasks get their turn."""
 INBOX = 512
 """Received messages waiting for the consumer before reading stops."""
 _MISC_S = 0.5
@@ -44,7 +68,9 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
 
     Attributes:
       keepalive_s: a dead link is noticed within twice this.
-      ack_timeout_s: a publish without PUBACK for this long ends the connection.
+      ack_timeout_s: a connection on which nothing moves for this long, while an acknowledgment is
+        due, is given up.
+      bulk_bytes_s: most bytes of chunks a second; 0 means no limit.
       ca_file: PEM of the CA; turns TLS on.  `cert_file`, `key_file`: the client's own.
     """
 
@@ -53,6 +79,7 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     protocol: Literal["3.1.1", "5"] = "3.1.1"
     keepalive_s: Annotated[int, msgspec.Meta(ge=2, le=600)] = 20
     ack_timeout_s: Annotated[float, msgspec.Meta(ge=1, le=600)] = 20.0
+    bulk_bytes_s: Annotated[float, msgspec.Meta(ge=0, le=1e12)] = 0.0
     username: str = ""
     password_file: str = ""
     ca_file: str = ""
@@ -75,19 +102,69 @@ class Will(msgspec.Struct, frozen=True):
     payload: bytes
 
 
-class Link:
-    """One live connection; made by `connect`."""
+class _Lane:
+    """Places for messages in flight; who waits is served in order."""
 
-    def __init__(self, client: paho.Client, ack_timeout_s: float) -> None:
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self._taken = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def enter(self) -> None:
+        if self._taken < self.places and not self._waiting:
+            self._taken += 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.leave()  # the place came with the cancellation: pass it on
+            raise
+
+    def leave(self) -> None:
+        self._taken -= 1
+        while self._waiting and self._taken < self.places:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._taken += 1
+                turn.set_result(None)
+
+    def end(self) -> None:
+        """Let everybody go on, into the error that they will meet."""
+        self.places = sys.maxsize
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._taken += 1
+                turn.set_result(None)
+
+
+class Link:
+    """One live connection; made by `connect`.
+
+    Attributes:
+      connected: set when the broker accepted.
+      packet_bytes: largest packet that the broker takes, or None when it did not say.
+    """
+
+    def __init__(self, client: paho.Client, broker: BrokerSettings) -> None:
         self._client = client
         self._loop = asyncio.get_running_loop()
-        self._window = asyncio.Semaphore(WINDOW)
-        self._ack_timeout_s = ack_timeout_s
+        self._ack_timeout_s = broker.ack_timeout_s
+        self._window = _Lane(WINDOW)
+        self._bulk = _Lane(BulkWindow.FIRST)
+        self._bulk_window = BulkWindow(BULK)
+        self._rate = TokenBucket(broker.bulk_bytes_s, broker.bulk_bytes_s / 4)
         self._acks: dict[int, asyncio.Future[None]] = {}
         self._inbox: asyncio.Queue[Received | None] = asyncio.Queue()
         self._socket: socket.socket | None = None
         self._reading = False
+        self._moved_s = time.monotonic()
+        self._queued_bytes = 0
         self._down: str = ""
+        self.packet_bytes: int | None = None
         self.connected: asyncio.Future[None] = self._loop.create_future()
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
@@ -99,17 +176,61 @@ class Link:
         client.on_socket_unregister_write = self._on_unregister_write
         client.on_socket_close = self._on_socket_close
 
-    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    async def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False
+    ) -> None:
         """Publish with QoS 1 and wait for the broker's PUBACK.
+
+        Args:
+          topic: where to.
+          payload: the bytes; empty and retained clears the topic.
+          retain: the broker keeps it for later subscribers.
+          bulk: it can wait: paced, and never before a small message.
 
         Raises:
           LinkDownError: the connection ended first; the broker may or may not have the message.
             A broker that refuses the message (MQTT 5 only) ends the connection too.
+          PacketTooLargeError: the broker said that it takes no packet of this size.
         """
-        async with self._window:
+        if self.packet_bytes is not None and len(payload) + PACKET_OVERHEAD > self.packet_bytes:
+            raise PacketTooLargeError(len(payload), self.packet_bytes - PACKET_OVERHEAD)
+        if not bulk:
+            await self._publish(topic, payload, retain)
+            return
+        await self._bulk.enter()
+        try:
+            await asyncio.sleep(self._rate.reserve(len(payload), time.monotonic()))
+            began_s = time.monotonic()
+            await self._publish(topic, payload, retain)
+            self._bulk_window.acknowledged(time.monotonic() - began_s)
+        finally:
+            if not self._down:
+                self._bulk.places = self._bulk_window.size
+            self._bulk.leave()
+
+    async def publish_bulk(
+        self, messages: Iterable[tuple[str, bytes]], *, retain: bool = False
+    ) -> None:
+        """Publish all of these as bulk, some at a time, and wait for every PUBACK.
+
+        Raises:
+          ExceptionGroup: of what `publish` raises.
+        """
+        places = asyncio.Semaphore(BULK)
+        async with asyncio.TaskGroup() as sends:
+            for topic, payload in messages:
+                await places.acquire()
+                sent = sends.create_task(self.publish(topic, payload, retain=retain, bulk=True))
+                sent.add_done_callback(lambda _: places.release())
+
+    async def _publish(self, topic: str, payload: bytes, retain: bool) -> None:  # noqa: FBT001
+        await self._window.enter()
+        try:
             self._check()
             info = self._client.publish(topic, payload, qos=1, retain=retain)
             await self._acknowledged(info.rc, info.mid)
+        finally:
+            self._window.leave()
 
     async def subscribe(self, topic_filters: list[str]) -> None:
         """Subscribe with QoS 1 and wait for the SUBACK; a refusal is `LinkDownError`."""
@@ -142,14 +263,11 @@ class Link:
         if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._end(paho.error_string(code))
             raise LinkDownError(self._down)
+        if not self._acks:
+            self._moved_s = time.monotonic()
         ack = self._acks[mid] = self._loop.create_future()
         try:
-            # Not wait_for: before Python 3.12 it can swallow a cancellation (cpython #86296).
-            async with asyncio.timeout(self._ack_timeout_s):
-                await ack
-        except TimeoutError:
-            self._end(f"no acknowledgment within {self._ack_timeout_s:g} s")
-            raise LinkDownError(self._down) from None
+            await ack
         finally:
             self._acks.pop(mid, None)
 
@@ -165,12 +283,21 @@ class Link:
             self._on_register_write(self._client, None, self._socket)
 
     async def serve_timers(self) -> None:
-        """Run paho's keep-alive until the connection ends."""
+        """Run paho's keep-alive, and notice a stalled link, until the connection ends."""
         while not self._down:
             await asyncio.sleep(_MISC_S)
             code = self._client.loop_misc()
             if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 self._end(paho.error_string(code))
+            self._look_whether_it_moves()
+
+    def _look_whether_it_moves(self) -> None:
+        queued = _unsent_bytes(self._socket)
+        if queued < self._queued_bytes or not self._acks:
+            self._moved_s = time.monotonic()
+        self._queued_bytes = queued
+        if time.monotonic() - self._moved_s > self._ack_timeout_s:
+            self._end(f"no acknowledgment within {self._ack_timeout_s:g} s")
 
     def close(self) -> None:
         """Say goodbye (so no will is published) and release the socket."""
@@ -190,16 +317,31 @@ class Link:
             self._loop.call_soon(self._read_pending)
 
     def _read(self) -> None:
-        code = self._client.loop_read()
+        self._moved_s = time.monotonic()
+        for _ in range(_READS):
+            before = self._inbox.qsize()
+            self._read_packet()
+            if not self._reading or self._inbox.qsize() == before:
+                break  # no more messages for now: acknowledgments alone are not worth a spin
+        self._read_pending()
+
+    def _read_packet(self) -> None:
+        try:
+            code = self._client.loop_read()
+        except (MQTTException, struct.error, IndexError, ValueError, TypeError) as error:
+            self._end(f"the broker sent what is not MQTT: {error}")
+            return
         if code not in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_AGAIN):
             self._end(paho.error_string(code))
-        self._read_pending()
 
     def _read_pending(self) -> None:
         """TLS holds decrypted bytes that never make the socket readable."""
         while self._reading and isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
-            if self._client.loop_read() != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                return
+            self._read_packet()
+
+    def _write(self) -> None:
+        self._moved_s = time.monotonic()
+        self._client.loop_write()
 
     def _end(self, reason: str) -> None:
         if self._down:
@@ -212,6 +354,8 @@ class Link:
                 waiting.set_exception(failure)
                 waiting.exception()  # marks it as seen: nobody may be waiting
         self._inbox.put_nowait(None)
+        self._bulk.end()
+        self._window.end()
         held = self._client.socket()
         if held is not None:
             held.close()
@@ -224,13 +368,18 @@ class Link:
 
     # Callbacks of paho, all on the event loop's thread.
 
-    def _on_connect(self, _c: object, _u: object, _f: object, code: Any, _p: object) -> None:  # noqa: ANN401
+    def _on_connect(self, _c: object, _u: object, _f: object, code: Any, said: object) -> None:  # noqa: ANN401
         if self.connected.done():
             return
         if code.is_failure:
             self._end(f"the broker refused the connection: {code}")
-        else:
-            self.connected.set_result(None)
+            return
+        if not getattr(said, "MaximumQoS", 1) or not getattr(said, "RetainAvailable", 1):
+            self._end("the broker offers no QoS 1 or no retained messages; both are needed")
+            return
+        self.packet_bytes = getattr(said, "MaximumPacketSize", None)
+        self._window.places = min(WINDOW, getattr(said, "ReceiveMaximum", WINDOW))
+        self.connected.set_result(None)
 
     def _on_disconnect(self, _c: object, _u: object, _f: object, code: object, _p: object) -> None:
         self._end(f"disconnected: {code}")
@@ -258,7 +407,7 @@ class Link:
 
     def _on_register_write(self, _c: object, _u: object, held: Any) -> None:  # noqa: ANN401
         if self._socket is not None:
-            self._loop.add_writer(held, self._client.loop_write)
+            self._loop.add_writer(held, self._write)
 
     def _on_unregister_write(self, _c: object, _u: object, held: Any) -> None:  # noqa: ANN401
         if self._socket is not None and held.fileno() >= 0:
@@ -284,9 +433,18 @@ async def connect(
       SettingsError: a password, certificate or key file can not be used.
     """
     client = _client(broker, client_id, will)
-    link = Link(client, broker.ack_timeout_s)
+    link = Link(client, broker)
+    # 5 ends a clean session with the connection unless told otherwise; 3.1.1 always does.
+    properties = _connect_properties() if broker.protocol == "5" else None
     try:
-        await asyncio.to_thread(client.connect, broker.host, broker.port, broker.keepalive_s)
+        await asyncio.to_thread(
+            client.connect,
+            broker.host,
+            broker.port,
+            broker.keepalive_s,
+            clean_start=True if broker.protocol == "5" else paho.MQTT_CLEAN_START_FIRST_ONLY,
+            properties=properties,
+        )
     except (OSError, ValueError) as error:
         reason = f"can not connect to the broker at {broker.host}:{broker.port}: {error}"
         raise LinkDownError(reason) from None
@@ -330,6 +488,21 @@ def _client(broker: BrokerSettings, client_id: str, will: Will | None) -> paho.C
     return client
 
 
+def _connect_properties() -> Properties:
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.SessionExpiryInterval = 0
+    properties.MaximumPacketSize = LARGEST_PACKET
+    return properties
+
+
+def _unsent_bytes(held: socket.socket | None) -> int:
+    """Bytes in the kernel that the other end has not acknowledged (SIOCOUTQ, tcp(7))."""
+    if held is None or held.fileno() < 0:
+        return 0
+    answer = fcntl.ioctl(held, termios.TIOCOUTQ, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
+
+
 def _set_identity(client: paho.Client, broker: BrokerSettings) -> None:
     if broker.username:
         password = None
@@ -348,6 +521,12 @@ def _set_identity(client: paho.Client, broker: BrokerSettings) -> None:
         except (OSError, ValueError) as error:
             reason = f"can not use the CA, certificate or key for the broker: {error}"
             raise SettingsError(broker.ca_file, None, "broker.ca_file", reason) from None
+
+
+def reason_of(group: BaseExceptionGroup[BaseException]) -> str:
+    """The first reason in an exception group, for the log."""
+    first = group.exceptions[0]
+    return reason_of(first) if isinstance(first, BaseExceptionGroup) else str(first)
 
 
 def backoff(first_s: float, longest_s: float, rng: random.Random) -> Iterator[float]:

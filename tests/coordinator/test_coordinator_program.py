@@ -396,6 +396,7 @@ def orders(watched: Floor) -> list[str]:
     return [
         unseal(data, Command, federation=TOPICS.federation, signer=COORDINATOR, key=key)[0].name
         for data in payloads
+        if b"command" in data[:24]  # others answer births
     ]
 
 

@@ -57,9 +57,11 @@ def test_the_same_sequence_of_another_incarnation_is_another_update(store: Store
 
 def test_only_committed_updates_become_folded(store: Store) -> None:
     site = Site()
-    store.add_update(site.update(BASE).header, "committed", "", 5, 1.0)
+    committed = site.update(BASE).header
+    store.add_update(committed, "committed", "", 5, 1.0)
     store.add_update(site.update(BASE).header, "refused", "why", 0, 1.0)
-    assert store.fold_committed(3) == [("press-1", site.incarnation, 1)]
+    folded = ("press-1", site.incarnation, 1, committed.content.digest)
+    assert store.fold_committed(3) == [folded]
     assert store.fold_committed(4) == []
     assert store.memberships() == [(3, "press-1", site.incarnation, 1, 5)]
 

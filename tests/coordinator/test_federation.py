@@ -28,10 +28,11 @@ from tests.coordinator.small_federation import (
     open_federation,
     start_params,
 )
-from wire.chunks import describe, sha256
+from wire.chunks import check_content, describe, sha256
 from wire.codec import unseal
+from wire.deltas import decode
 from wire.errors import SettingsError
-from wire.messages import Head, Receipt, Report
+from wire.messages import CONFLICT, MAX_DELTAS, Head, Receipt, Report
 from wire.tensors import flatten, read_params
 from wire.trust import COORDINATOR
 
@@ -114,7 +115,9 @@ def test_the_same_id_with_another_hash_is_refused_with_an_alarm(
     header = msgspec.structs.replace(update.header, content=describe(b"x" * 16, 256))
     answer = only(federation.commit([Update(header, b"x" * 16)], 2.0).receipts)
     assert answer.status == "refused"
-    assert "cloned or restored" in answer.reason
+    assert answer.reason.startswith(CONFLICT)
+    assert answer.digest == header.content.digest  # it is not said of the first one
+    assert [alarm[:2] for alarm in store.alarms()] == [("press-1", "two contents")]
     assert [item.levelname for item in caplog.records if "ALARM" in item.message] == ["ERROR"]
     assert memory_of(federation)["total"] == before["total"]
     assert store.counts() == {"committed": 1, "duplicates": 0}
@@ -280,15 +283,44 @@ def test_the_state_of_another_bundle_is_refused(store: Store) -> None:
         open_federation(store)
 
 
-def test_contents_keep_the_chunk_size_that_the_head_announced(store: Store) -> None:
-    open_federation(store)
-    smaller = open_federation(store, chunk_bytes=256)
-    site = Site()
-    for _ in range(10):
-        smaller.commit([site.update(smaller.head.train)], 1.0)
-    named = {item.content.digest: item.content for item in smaller.contents()}
-    assert named[smaller.head.bundle.digest].chunk_bytes == 120_000
-    assert named[smaller.head.train.content.digest].chunk_bytes == 256
+def test_another_chunk_size_is_announced_in_a_new_head_and_changes_no_content(store: Store) -> None:
+    larger = open_federation(store, "[strategy]\ngoal = 1\n")
+    larger.commit([Site().update(larger.head.train)], 1.0)
+    before = larger.head
+    smaller = open_federation(store, "[strategy]\ngoal = 1\n", chunk_bytes=300)
+    assert {item.content.chunk_bytes for item in smaller.contents()} == {300}
+    assert smaller.head.sequence == before.sequence + 1
+    assert smaller.head.train.content.digest == before.train.content.digest
+    for item in smaller.contents():
+        check_content(item.content)
+        assert describe(item.data, 300) == item.content
+    smaller.limit_chunks(256)  # as a broker's maximum packet size does
+    assert {item.content.chunk_bytes for item in smaller.contents()} == {256}
+    smaller.limit_chunks(1 << 20)
+    assert {item.content.chunk_bytes for item in smaller.contents()} == {300}
+    sequence = smaller.head.sequence
+    smaller.limit_chunks(300)
+    assert smaller.head.sequence == sequence
+
+
+def test_every_version_comes_with_the_way_from_the_versions_before(store: Store) -> None:
+    federation, site = open_federation(store, "[strategy]\ngoal = 1\n[gate]\nevery = 50\n"), Site()
+    weights = {}
+    for _ in range(6):
+        named = {item.content.digest: item.data for item in federation.contents()}
+        weights[federation.head.train.version] = named[federation.head.train.content.digest]
+        step = np.zeros(P, np.int8)
+        step[federation.head.train.version] = 1
+        federation.commit([site.update(federation.head.train, step)], 1.0)
+    named = {item.content.digest: item.data for item in federation.contents()}
+    head = federation.head
+    assert len(head.deltas) == MAX_DELTAS
+    have = weights[2]  # of an agent that is four versions behind
+    for delta in head.deltas:
+        assert delta.base == sha256(have)
+        have = decode(have, named[delta.content.digest], len(have))
+        assert delta.target == sha256(have)
+    assert sha256(have) == head.train.content.digest
 
 
 # The gate

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.ingest import FORGET_S, QUIET_S, Ingest, Update
+from coordinator.ingest import FORGET_S, QUIET_S, SHARE, Ingest, Update
 from tests.coordinator.small_federation import Site
 from wire.chunks import describe, from_bitmap, split
 from wire.errors import MalformedError
@@ -71,6 +71,32 @@ def test_over_the_budget_the_answer_is_later() -> None:
     for index, chunk in enumerate(CHUNKS):
         ingest.on_chunk(at(first, index), chunk, 0.0)
     assert ingest.on_header(second, 1.0) is None
+
+
+def test_one_agent_may_fill_its_share_of_the_budget_and_others_find_room() -> None:
+    ingest, site = Ingest(budget_bytes=SHARE * 2 * 2000), Site()
+    first, second, third = (site.update(BASE, DATA).header for _ in range(3))
+    assert [ingest.on_header(header, 0.0) for header in (first, second)] == [None, None]
+    answer = ingest.on_header(third, 0.0)
+    assert isinstance(answer, Receipt)
+    assert answer.status == "later"
+    assert ingest.on_header(big_update("press-2"), 0.0) is None
+
+
+def test_one_update_larger_than_a_share_still_gets_in() -> None:
+    assert Ingest(budget_bytes=2000).on_header(big_update(), 0.0) is None
+
+
+def test_an_update_that_comes_in_smaller_chunks_than_before_starts_anew_with_those() -> None:
+    ingest, header = Ingest(), big_update()
+    ingest.on_header(header, 0.0)
+    ingest.on_chunk(at(header, 0), CHUNKS[0], 0.0)
+    smaller = msgspec.structs.replace(header, content=describe(DATA.tobytes(), 1000))
+    assert ingest.on_header(smaller, 1.0) is None
+    assert ingest.pledged_bytes == 2000
+    pieces = split(DATA.tobytes(), 1000)
+    assert ingest.on_chunk(at(smaller, 0), pieces[0], 1.0) is None
+    assert ingest.on_chunk(at(smaller, 1), pieces[1], 1.0) == Update(smaller, DATA.tobytes())
 
 
 def test_what_is_missing_is_asked_for_when_the_chunks_pause() -> None:

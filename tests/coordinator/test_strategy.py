@@ -24,7 +24,7 @@ def header(base_version: int, agent: str = "press-1", weight: int = 100) -> Upda
 
 
 def buffer_of(*agents: str) -> Buffer:
-    return Buffer(empty(1).total, len(agents), len(agents), agents)
+    return Buffer(empty(1).total, len(agents), agents)
 
 
 def test_fedbuff_admits_an_update_of_any_age() -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import random
+import signal
 import socket
+import time
 from collections.abc import Callable
 from itertools import islice, pairwise
 from pathlib import Path
@@ -10,7 +12,9 @@ from typing import Any, Literal
 
 import pytest
 
-from wire.errors import LinkDownError, SettingsError
+from shopfloor import links
+from shopfloor.links import FlakyLink
+from wire.errors import LinkDownError, PacketTooLargeError, SettingsError
 from wire.mqtt import INBOX, WINDOW, BrokerSettings, Link, Received, Will, backoff, connect
 
 Protocol = Literal["3.1.1", "5"]
@@ -238,6 +242,109 @@ def test_a_message_that_the_broker_refuses_is_an_error(
             await link.publish("mine/a", b"allowed")
             with pytest.raises(LinkDownError, match=r"refused.*[Nn]ot authorized"):
                 await link.publish("others/a", b"not allowed")
+
+    asyncio.run(scenario())
+
+
+def test_a_packet_that_the_broker_does_not_take_is_not_sent(start_broker: StartBroker) -> None:
+    port = start_broker("allow_anonymous true\nmax_packet_size 5000").port
+
+    async def scenario() -> None:
+        async with connect(settings(port, "5"), "writer") as link:
+            assert link.packet_bytes == 5000
+            with pytest.raises(PacketTooLargeError, match="at most 4500") as caught:
+                await link.publish("a", bytes(4501))
+            assert (caught.value.payload_bytes, caught.value.limit_bytes) == (4501, 4500)
+            await link.publish("a", bytes(4500))  # the link is still alive
+        async with connect(settings(port), "writer") as link:  # 3.1.1 brokers do not say it
+            assert link.packet_bytes is None
+
+    asyncio.run(scenario())
+
+
+def test_the_window_is_the_one_that_the_broker_asks_for(start_broker: StartBroker) -> None:
+    process = start_broker("allow_anonymous true\nmax_inflight_messages 3")
+
+    async def scenario() -> int:
+        async with connect(settings(process.port, "5"), "writer") as link:
+            process.process.send_signal(signal.SIGSTOP)
+            sends = [asyncio.create_task(link.publish("a", b"x")) for _ in range(10)]
+            await asyncio.sleep(0.1)
+            unacknowledged = len(vars(link)["_acks"])
+            process.process.send_signal(signal.SIGCONT)
+            await asyncio.gather(*sends)
+            return unacknowledged
+
+    assert asyncio.run(scenario()) == 3
+
+
+@both_protocols
+def test_a_small_message_does_not_wait_behind_all_of_the_bulk(
+    start_broker: StartBroker, protocol: Protocol
+) -> None:
+    broker = settings(start_broker().port, protocol, bulk_bytes_s=2_000_000)
+
+    async def scenario() -> int:
+        async with connect(broker, "reader") as reader, connect(broker, "writer") as writer:
+            await reader.subscribe(["#"])
+            chunks = [("chunk", bytes(100_000)) for _ in range(20)]
+            bulk = asyncio.create_task(writer.publish_bulk(chunks))
+            await taken(reader, 3)
+            await writer.publish("small", b"")
+            before = 3
+            async for message in reader.messages():
+                if message.topic == "small":
+                    break
+                before += 1
+            bulk.cancel()
+            return before
+
+    assert asyncio.run(scenario()) < 15
+
+
+def test_bulk_keeps_to_its_rate(start_broker: StartBroker) -> None:
+    broker = settings(start_broker().port, bulk_bytes_s=400_000)
+
+    async def scenario() -> float:
+        async with connect(broker, "writer") as link:
+            began_s = time.monotonic()
+            await link.publish_bulk(("a", bytes(50_000)) for _ in range(8))
+            return time.monotonic() - began_s
+
+    # 400 kB less a quarter of a second's burst: it can not be faster, however slow the machine.
+    assert asyncio.run(scenario()) >= 0.7
+
+
+def test_a_slow_link_is_not_given_up_while_bytes_still_leave(start_broker: StartBroker) -> None:
+    """One message that takes longer than ack_timeout_s arrives, because the queue shrinks."""
+    port = start_broker().port
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        slow_port = int(free.getsockname()[1])
+
+    async def scenario() -> bytes:
+        slow = FlakyLink(links.Link("slow", slow_port, port), rate_bytes_s=1_000_000)
+        async with slow, connect(settings(port), "reader") as reader:
+            await reader.subscribe(["a"])
+            async with connect(settings(slow_port, ack_timeout_s=1.0), "writer") as writer:
+                await writer.publish("a", bytes(3_000_000))
+            return (await taken(reader, 1))[0].payload
+
+    assert asyncio.run(scenario()) == bytes(3_000_000)
+
+
+def test_bytes_that_are_not_mqtt_end_the_link_with_a_reason() -> None:
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"\x20\x02\x00\x00")  # a CONNACK, then a PUBLISH shorter than its topic
+        writer.write(b"\x32\x03\xff\xff\x41")
+        await writer.drain()
+
+    async def scenario() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = int(server.sockets[0].getsockname()[1])
+        async with server, connect(settings(port), "reader") as link:
+            with pytest.raises(LinkDownError):
+                await taken(link, 1)
 
     asyncio.run(scenario())
 
