@@ -3,6 +3,10 @@
 On every connection: subscribe, publish the birth, then deliver (`agent/delivery.py`) and listen
 side by side until the connection ends.  Whatever comes in is checked before it changes anything;
 what is refused is logged with its reason and shown in the status, and the connection goes on.
+
+A card that was restored from a backup or copied says so in three ways: a state of this incarnation
+with a session above ours, a coordinator that knows more updates of it than were made here, and a
+receipt for another content under one of our ids.  Each begins a new incarnation and connection.
 """
 
 import asyncio
@@ -12,25 +16,25 @@ from dataclasses import dataclass
 
 from agent.adoption import Adoption
 from agent.config import Identity
-from agent.delivery import Schedule, deliver
+from agent.delivery import Delivery, Schedule
+from agent.fetch import Fetch
 from agent.history import History
 from agent.judge import judge
 from agent.learner import Operator
 from agent.outbox import Outbox
 from agent.status import Status
 from wire.codec import Counter, ReplayGuard, open_envelope, parse_body, seal
-from wire.errors import LinkDownError, MalformedError, ReplayError, WireError
+from wire.errors import LinkDownError, MalformedError, PacketTooLargeError, ReplayError, WireError
 from wire.messages import AgentState, Command, CoordinatorState, Receipts, Report
-from wire.mqtt import BrokerSettings, Link, Received, Will, backoff, connect
+from wire.mqtt import BrokerSettings, Link, Received, Will, backoff, connect, reason_of
 from wire.trust import COORDINATOR
 
 logger = logging.getLogger(__name__)
 
 SOFTWARE = "journeyman-agent 0.1.0"
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 30.0
+"""A short cut should cost little; from there the waits grow, and thousands of gateways spread."""
 _JUDGE_S = 0.25
-_AGAIN_S = 10.0
-"""Chunks that did not come are subscribed to again after this long."""
 
 
 @dataclass
@@ -46,6 +50,7 @@ class Connection:
     status: Status
     schedule: Schedule
     made: asyncio.Event
+    """Set when there may be something new to deliver."""
 
     def __post_init__(self) -> None:
         self._topics = self.identity.topics
@@ -53,8 +58,10 @@ class Connection:
         self._guard = ReplayGuard(self.outbox.receipt_counter)
         self._live = asyncio.Event()
         self._overwritten = asyncio.Event()
-        self._missing = asyncio.Event()
+        self._fetch = Fetch(self.adoption)
+        self._renewed = asyncio.Event()
         self._session = 0
+        self._delivery = Delivery(self.outbox, self.schedule, self.identity, self._live, self.made)
 
     async def run(self) -> None:
         """Connect, serve, and connect again, for ever."""
@@ -62,8 +69,8 @@ class Connection:
         while True:
             try:
                 await self._connected()
-            except* LinkDownError as group:
-                logger.info("link down: %s", group.exceptions[0])
+            except* (LinkDownError, PacketTooLargeError) as group:
+                logger.info("link down: %s", reason_of(group))
             if self.status.link == "up":
                 waits = backoff(_FIRST_WAIT_S, _LONGEST_WAIT_S, random.Random())  # noqa: S311
             self.status.link, self.status.coordinator = "down", "unknown"
@@ -88,20 +95,26 @@ class Connection:
             await self._announce(link, counter)
             self.status.link = "up"
             tasks.create_task(self._keep_announced(link, counter), name="keep announced")
-            tasks.create_task(self._fetch(link), name="fetch")
+            tasks.create_task(self._fetch.run(link, tasks), name="fetch")
             tasks.create_task(self._report(link, counter), name="report")
-            tasks.create_task(
-                deliver(
-                    link,
-                    self.outbox,
-                    self.schedule,
-                    self._topics,
-                    self._agent,
-                    self._live,
-                    self.made,
-                ),
-                name="deliver",
-            )
+            tasks.create_task(self._delivery.run(link, counter), name="deliver")
+            tasks.create_task(self._leave_when_renewed(), name="renewed")
+
+    async def _leave_when_renewed(self) -> None:
+        """End a connection whose will and birth name an incarnation that is over."""
+        await self._renewed.wait()
+        self._renewed.clear()
+        raise LinkDownError("a new incarnation begins")
+
+    def _begin_again(self, reason: str) -> None:
+        """This card was restored or copied: what it makes from here on gets ids of its own."""
+        if self.outbox.problem:
+            return  # what a failing disk says about the past is no evidence
+        before = self.outbox.incarnation
+        logger.error("this card was restored from a backup or copied: %s", reason)
+        self.status.refused = f"incarnation {before} is over: {reason}"
+        if self.outbox.renew(reason) != before:
+            self._renewed.set()
 
     def _state(self, status: str, counter: Counter) -> bytes:
         state = AgentState(
@@ -150,17 +163,15 @@ class Connection:
         """Take one message."""
         topic = message.topic
         if topic == self._topics.head:
-            if self.adoption.on_head(message.payload):
-                self._missing.set()
+            self._fetch.on_head(message.payload)
         elif topic == self._topics.to(self._agent):
             self._on_inbox(message.payload)
         elif topic == self._topics.coordinator_state:
             self._on_coordinator(message.payload)
         elif topic == self._topics.state(self._agent):
-            if self._is_late_will(message.payload):
-                self._overwritten.set()
-        elif self.adoption.on_chunk(topic, message.payload):
-            self._missing.set()
+            self._on_own_state(message.payload)
+        else:
+            self._fetch.on_chunk(topic, message.payload)
 
     def _on_inbox(self, payload: bytes) -> None:
         opened = open_envelope(payload, _kind_of(payload))
@@ -175,16 +186,22 @@ class Connection:
             self.operator.paused = command.name == "pause"
             logger.info("training: %s by command", command.name)
             return
-        receipts = parse_body(opened, Receipts).items
+        receipts = parse_body(opened, Receipts)
         self._guard.accept(opened.counter, "receipts")
         now_s = asyncio.get_running_loop().time()
-        for receipt in receipts:
-            if receipt.incarnation == self.outbox.incarnation:
-                self.schedule.received(receipt, now_s)
+        for receipt in receipts.items:
+            self.schedule.received(receipt, now_s)
             if receipt.status == "refused":
                 logger.warning("update %d refused: %s", receipt.sequence, receipt.reason)
-        self.outbox.settle(receipts, opened.counter)
+        settlement = self.outbox.settle(receipts.items, opened.counter)
         self.made.set()
+        if settlement.conflicts:
+            self._begin_again(f"{settlement.conflicts[0]} exists with another content")
+        elif receipts.incarnation == self.outbox.incarnation:
+            made = self.outbox.produced
+            if receipts.highest > made:
+                reason = f"the coordinator knows {receipts.highest} updates of it and this card "
+                self._begin_again(f"{reason}{made}")
 
     def _on_coordinator(self, payload: bytes) -> None:
         opened = open_envelope(payload, "coordinator-state")
@@ -196,11 +213,20 @@ class Connection:
         else:
             self._live.clear()
 
-    def _is_late_will(self, payload: bytes) -> bool:
+    def _on_own_state(self, payload: bytes) -> None:
+        """Look at what the broker retains about this agent.
+
+        A late will, published for an earlier connection, is answered with a new birth.
+        """
         opened = open_envelope(payload, "agent-state")
         opened.verify(self.identity.trust.federation, self.identity.key.public)
         state = parse_body(opened, AgentState)
-        return state.status == "offline" and state.incarnation == self.outbox.incarnation
+        if state.incarnation != self.outbox.incarnation:
+            return
+        if state.session > self._session:
+            self._begin_again(f"session {state.session} of it was here before {self._session}")
+        elif state.status == "offline":
+            self._overwritten.set()
 
     async def _report(self, link: Link, counter: Counter) -> None:
         """Judge every newly adopted head, once a connection."""
@@ -214,24 +240,6 @@ class Connection:
                     topic = self._topics.report(self._agent)
                     await link.publish(topic, self._seal(report, counter))
             await asyncio.sleep(_JUDGE_S)
-
-    async def _fetch(self, link: Link) -> None:
-        """Keep subscribed to exactly the chunks that the head names and we lack."""
-        subscribed: list[str] = []
-        while True:
-            self._missing.clear()
-            wanted = self.adoption.wanted()
-            gone = [topic_filter for topic_filter in subscribed if topic_filter not in wanted]
-            if gone:
-                await link.unsubscribe(gone)
-            if wanted:
-                await link.subscribe(wanted)
-            subscribed = wanted
-            try:
-                async with asyncio.timeout(_AGAIN_S if wanted else None):
-                    await self._missing.wait()
-            except TimeoutError:
-                logger.info("asking again for %d contents", len(wanted))
 
 
 def _kind_of(payload: bytes) -> str:

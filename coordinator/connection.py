@@ -24,7 +24,13 @@ from coordinator.store import KnownAgent, Store
 from coordinator.strategy import Rejected
 from wire.chunks import split
 from wire.codec import Counter, Opened, ReplayGuard, open_envelope, parse_body, seal
-from wire.errors import LinkDownError, MalformedError, SignatureError, WireError
+from wire.errors import (
+    LinkDownError,
+    MalformedError,
+    PacketTooLargeError,
+    SignatureError,
+    WireError,
+)
 from wire.messages import (
     AgentState,
     Command,
@@ -100,7 +106,7 @@ class Connection:
         while True:
             try:
                 await self._connected()
-            except* LinkDownError as group:
+            except* (LinkDownError, PacketTooLargeError) as group:
                 logger.warning("broker lost: %s", reason_of(group))
             if self.is_up:
                 waits = backoff(0.2, 5.0, random.Random())  # noqa: S311

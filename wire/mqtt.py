@@ -176,52 +176,71 @@ class Link:
         client.on_socket_unregister_write = self._on_unregister_write
         client.on_socket_close = self._on_socket_close
 
-    async def publish(
-        self, topic: str, payload: bytes, *, retain: bool = False, bulk: bool = False
-    ) -> None:
+    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Publish with QoS 1 and wait for the broker's PUBACK.
 
         Args:
           topic: where to.
           payload: the bytes; empty and retained clears the topic.
           retain: the broker keeps it for later subscribers.
-          bulk: it can wait: paced, and never before a small message.
 
         Raises:
           LinkDownError: the connection ended first; the broker may or may not have the message.
             A broker that refuses the message (MQTT 5 only) ends the connection too.
           PacketTooLargeError: the broker said that it takes no packet of this size.
         """
-        if self.packet_bytes is not None and len(payload) + PACKET_OVERHEAD > self.packet_bytes:
-            raise PacketTooLargeError(len(payload), self.packet_bytes - PACKET_OVERHEAD)
-        if not bulk:
-            await self._publish(topic, payload, retain)
-            return
-        await self._bulk.enter()
-        try:
-            await asyncio.sleep(self._rate.reserve(len(payload), time.monotonic()))
-            began_s = time.monotonic()
-            await self._publish(topic, payload, retain)
-            self._bulk_window.acknowledged(time.monotonic() - began_s)
-        finally:
-            if not self._down:
-                self._bulk.places = self._bulk_window.size
-            self._bulk.leave()
+        self._check_size(payload)
+        await self._publish(topic, payload, retain)
 
     async def publish_bulk(
         self, messages: Iterable[tuple[str, bytes]], *, retain: bool = False
     ) -> None:
         """Publish all of these as bulk, some at a time, and wait for every PUBACK.
 
+        Args:
+          messages: topics and payloads; each is taken when there is room for it and not before,
+            so that an iterator may change its mind.
+          retain: as in `publish`.
+
         Raises:
           ExceptionGroup: of what `publish` raises.
         """
-        places = asyncio.Semaphore(BULK)
+        following = iter(messages)
         async with asyncio.TaskGroup() as sends:
-            for topic, payload in messages:
-                await places.acquire()
-                sent = sends.create_task(self.publish(topic, payload, retain=retain, bulk=True))
-                sent.add_done_callback(lambda _: places.release())
+            while True:
+                await self._enter_bulk()
+                message = next(following, None)
+                if message is None:
+                    self._leave_bulk()
+                    return
+                self._rate.reserve(len(message[1]), time.monotonic())
+                sent = sends.create_task(self._publish_in_lane(*message, retain=retain))
+                # Not in the task's own `finally`: one that is cancelled at once never begins.
+                sent.add_done_callback(lambda _: self._leave_bulk())
+
+    async def _enter_bulk(self) -> None:
+        """Wait for a place in the lane and for the rate."""
+        await self._bulk.enter()
+        try:
+            await asyncio.sleep(self._rate.reserve(0, time.monotonic()))
+        except asyncio.CancelledError:
+            self._leave_bulk()
+            raise
+
+    def _leave_bulk(self) -> None:
+        if not self._down:
+            self._bulk.places = self._bulk_window.size
+        self._bulk.leave()
+
+    async def _publish_in_lane(self, topic: str, payload: bytes, *, retain: bool) -> None:
+        began_s = time.monotonic()
+        self._check_size(payload)
+        await self._publish(topic, payload, retain)
+        self._bulk_window.acknowledged(time.monotonic() - began_s)
+
+    def _check_size(self, payload: bytes) -> None:
+        if self.packet_bytes is not None and len(payload) + PACKET_OVERHEAD > self.packet_bytes:
+            raise PacketTooLargeError(len(payload), self.packet_bytes - PACKET_OVERHEAD)
 
     async def _publish(self, topic: str, payload: bytes, retain: bool) -> None:  # noqa: FBT001
         await self._window.enter()

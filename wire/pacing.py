@@ -20,7 +20,10 @@ class TokenBucket:
         self._filled_at_s: float | None = None
 
     def reserve(self, count: int, now_s: float) -> float:
-        """Take `count` bytes out, going into debt, and return the seconds until it is paid."""
+        """Take `count` bytes out, going into debt, and return the seconds until it is paid.
+
+        Whoever sends first and waits for the debt before the next message asks with 0.
+        """
         if self._rate_bytes_s <= 0.0:
             return 0.0
         if self._filled_at_s is not None:

@@ -96,12 +96,13 @@ class Broker:
     port: int
     process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it and wait until it listens."""
+    def start(self, extra: str = "") -> None:
+        """Start it, with these lines of configuration more, and wait until it listens."""
         settings, log = self.folder / "mosquitto.conf", self.folder / "mosquitto.log"
         settings.write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n"
             f"user {getpass.getuser()}\n"  # as root it would change to one without our files
+            f"{extra}"
         )
         with log.open("ab") as output:
             self.process = subprocess.Popen(

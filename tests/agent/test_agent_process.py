@@ -23,6 +23,7 @@ from wire.chunks import Assembly
 from wire.codec import Counter, seal, unseal
 from wire.errors import LinkDownError
 from wire.messages import (
+    CONFLICT,
     AgentState,
     Command,
     CoordinatorState,
@@ -312,6 +313,78 @@ def test_a_late_will_is_answered_by_a_new_birth(
         await coordinator.link.publish(topic, late, retain=True)
         again = await coordinator.state("online", after=before)
         assert (again.incarnation, again.session) == (birth.incarnation, birth.session)
+
+    beside(scenario)
+
+
+@pytest.mark.parametrize("evidence", ["session", "watermark", "other content", "conflict"])
+def test_a_card_that_was_restored_or_copied_begins_a_new_incarnation(
+    site: Site, beside: RunScenario, federation: Federation, identity: Identity, evidence: str
+) -> None:
+    async def scenario(coordinator: Coordinator) -> None:
+        site.start()
+        await coordinator.is_online()
+        await coordinator.publish(federation.publish(1))
+        header = await coordinator.header(1)
+        birth = await coordinator.state("online")
+        about = {"incarnation": header.incarnation, "sequence": 1, "status": "refused"}
+        match evidence:
+            case "session":  # somebody had this incarnation after the backup was made
+                later = AgentState(
+                    status="offline",
+                    incarnation=birth.incarnation,
+                    session=birth.session + 7,
+                    credential=birth.credential,
+                )
+                state = seal(
+                    later, federation=FEDERATION, signer=AGENT, counter=9, key=identity.key
+                )
+                topic = federation.topics.state(AGENT)
+                await coordinator.link.publish(topic, state, retain=True)
+            case "watermark":
+                await coordinator.send(Receipts(incarnation=birth.incarnation, highest=2))
+            case "other content":
+                other = msgspec.convert({**about, "digest": bytes(32)}, Receipt)
+                await coordinator.send(Receipts(items=(other,)))
+            case _:
+                digest = header.content.digest
+                fields = {**about, "digest": digest, "reason": f"{CONFLICT}: another hash"}
+                await coordinator.send(Receipts(items=(msgspec.convert(fields, Receipt),)))
+
+        def is_new(message: Received) -> AgentState | None:
+            if message.topic != federation.topics.state(AGENT):
+                return None
+            state = coordinator.verified(message.payload, AgentState)
+            is_new = state.incarnation != birth.incarnation and state.status == "online"
+            return state if is_new else None
+
+        again = await coordinator.first(is_new)
+        assert again.session > birth.session
+        status = await site.until(lambda at: at.refused.startswith("incarnation"))
+        assert birth.incarnation in status.refused
+        if evidence == "conflict":  # that update is over
+            await site.until(lambda at: at.outcomes.get("refused") == 1)
+        else:  # the update from before keeps its id, and is offered on until it has its outcome
+            await coordinator.settle(header, "committed")
+            await site.until(lambda at: at.outcomes.get("committed") == 1)
+
+    beside(scenario)
+
+
+def test_a_watermark_that_was_reached_here_means_nothing(
+    site: Site, beside: RunScenario, federation: Federation
+) -> None:
+    async def scenario(coordinator: Coordinator) -> None:
+        site.start()
+        await coordinator.is_online()
+        await coordinator.publish(federation.publish(1))
+        header = await coordinator.header(1)
+        await coordinator.send(Receipts(incarnation=header.incarnation, highest=1))
+        await coordinator.send(Receipts(incarnation="f" * 16, highest=100))
+        await coordinator.settle(header, "committed")
+        status = await site.until(lambda at: at.outcomes.get("committed") == 1)
+        assert status.refused == ""
+        assert {s.incarnation for s in [await coordinator.state("online")]} == {header.incarnation}
 
     beside(scenario)
 

@@ -30,11 +30,11 @@ class Broker:
     port: int
     process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, extra: str = "") -> None:
         config = self.directory / "mosquitto.conf"
         config.write_text(
             f"listener {self.port} 127.0.0.1\nuser {getpass.getuser()}\nallow_anonymous true\n"
-            "max_queued_messages 0\n"
+            f"max_queued_messages 0\n{extra}"
         )
         with (self.directory / "mosquitto.log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -80,13 +80,15 @@ class Plant:
     def said(self) -> str:
         return (self.directory / "coordinator.out").read_text()
 
-    def configure(self, toml: str = "", policy: str = "") -> None:
+    def configure(
+        self, toml: str = "", policy: str = "", broker: str = "", chunk_bytes: int = 256
+    ) -> None:
         self.config.write_text(
             f"""\
 [coordinator]
 state_dir = "state"
 bundle = "bundle.jm"
-chunk_bytes = 256
+chunk_bytes = {chunk_bytes}
 
 [trust]
 root = "{self.root.raw.hex()}"
@@ -96,7 +98,7 @@ key = "keys/coordinator.key"
 [broker]
 port = {self.port}
 keepalive_s = 5
-
+{broker}
 {toml}
 [policy]
 scale = 0.01

@@ -102,6 +102,17 @@ class Floor:
         assert counters == sorted(set(counters))
         return [receipt for receipts, _ in read for receipt in receipts.items]
 
+    async def watermark(self, agent: str, after: int = 0) -> tuple[str, int]:
+        """Wait for the answer to a birth: the incarnation, and the highest sequence known of it."""
+
+        def answered() -> tuple[str, int] | None:
+            payloads = [item.payload for item in self.messages if item.topic == TOPICS.to(agent)]
+            read = [self._read(Receipts, payload)[0] for payload in payloads]
+            answers = [(item.incarnation, item.highest) for item in read if item.incarnation]
+            return answers[after] if len(answers) > after else None
+
+        return await self.until(answered, f"an answer to the birth of {agent}")
+
     async def receipt(self, agent: str, status: str, sequence: int, after: int = 0) -> Receipt:
         """Wait for a receipt, ignoring the first `after` ones."""
         return await self.until(
@@ -131,7 +142,9 @@ class Floor:
 
     # What an agent says
 
-    async def birth(self, agent: str, session: int = 1, status: str = "online") -> Site:
+    async def birth(
+        self, agent: str, session: int = 1, status: str = "online", produced: int = 0
+    ) -> Site:
         """Publish an agent's birth or will; returns what numbers its updates."""
         if agent not in self._agents:
             key = read_private_key(self.keys / f"{agent}.key")
@@ -142,6 +155,7 @@ class Floor:
             incarnation=site.incarnation,
             session=session,
             credential=(self.keys / f"{agent}.credential").read_bytes(),
+            produced=produced,
         )
         envelope = self._seal(agent, state, key, counter)
         await self.link.publish(TOPICS.state(agent), envelope, retain=True)

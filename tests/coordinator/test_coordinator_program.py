@@ -221,6 +221,48 @@ def test_a_fresh_subscriber_verifies_everything_that_the_head_names(
     on_floor(plant, verify)
 
 
+def test_a_birth_is_answered_with_what_is_known_and_a_restored_card_raises_an_alarm(
+    plant: Plant, broker: Broker
+) -> None:
+    plant.start()
+
+    async def story(watched: Floor) -> None:
+        head = await watched.head()
+        site = await watched.birth("press-1")
+        assert await watched.watermark("press-1") == (site.incarnation, 0)
+        for sequence in (1, 2):
+            await watched.offer(site.update(head.train))
+            await watched.receipt("press-1", "committed", sequence)
+        await watched.birth("press-1", session=2, produced=2)
+        assert await watched.watermark("press-1", after=1) == (site.incarnation, 2)
+        assert status_of(plant)["alarms"] == []
+        await watched.birth("press-1", session=3, produced=1)  # from a backup of its card
+        assert await watched.watermark("press-1", after=2) == (site.incarnation, 2)
+
+    on_floor(plant, story)
+    (alarm,) = status_of(plant)["alarms"]
+    assert (alarm["agent"], alarm["kind"], alarm["number"]) == ("press-1", "restored", 1)
+    assert "has made 1 updates, but 2 are known" in alarm["detail"]
+
+
+def test_a_broker_that_takes_small_packets_gets_small_chunks(plant: Plant, broker: Broker) -> None:
+    broker.kill()
+    broker.start("max_packet_size 2500\n")
+    plant.configure("[strategy]\ngoal = 1\n", broker='protocol = "5"\n', chunk_bytes=120_000)
+    plant.start()
+
+    async def story(watched: Floor) -> None:
+        head = await watched.head(at_least=2)
+        assert {head.bundle.chunk_bytes, head.train.content.chunk_bytes} == {2000}
+        site = await watched.birth("press-1")
+        await watched.offer(site.update(head.train))
+        moved = await watched.head(version=1)
+        assert watched.content("model", moved.train.content)
+        assert moved.train.content.chunk_bytes == 2000
+
+    on_floor(plant, story)
+
+
 def test_kill_9_between_commit_and_receipt_is_made_good_at_the_next_offer(
     plant: Plant, broker: Broker
 ) -> None:

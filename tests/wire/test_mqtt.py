@@ -311,8 +311,8 @@ def test_bulk_keeps_to_its_rate(start_broker: StartBroker) -> None:
             await link.publish_bulk(("a", bytes(50_000)) for _ in range(8))
             return time.monotonic() - began_s
 
-    # 400 kB less a quarter of a second's burst: it can not be faster, however slow the machine.
-    assert asyncio.run(scenario()) >= 0.7
+    # 400 kB less the burst and the last message: never faster, however quick the machine.
+    assert asyncio.run(scenario()) >= 0.6
 
 
 def test_a_slow_link_is_not_given_up_while_bytes_still_leave(start_broker: StartBroker) -> None:
