@@ -33,9 +33,10 @@ from agent.sensors.opcua import SourceLostError, opcua_samples
 from agent.signals.rows import Row, RowCutter
 from agent.signals.sample import Sample
 from agent.status import Status, write_status
+from agent.tombstones import bury_doomed
 from agent.unfinished import Unfinished
 from wire.codec import Counter
-from wire.database import lock_directory
+from wire.database import DiskError, lock_directory
 from wire.mqtt import backoff
 from wire.settings import settings_error
 
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 _ROWS_QUEUE = 10_000
 _STATUS_S = 0.5
+_HOUSE_S = 5.0
 
 
 class Agent:
@@ -59,12 +61,12 @@ class Agent:
             settings.history.holdout_share,
         )
         self._outbox = Outbox(state / "outbox.db", settings.outbox.quota_bytes)
-        self._adoption = Adoption(
-            Models(state / "models.db"), identity.trust, channels, settings.training.backend
-        )
+        self._models = Models(state / "models.db")
+        self._adoption = Adoption(self._models, identity.trust, channels, settings.training.backend)
         self._operator = Operator()
         self._rows: asyncio.Queue[list[Row]] = asyncio.Queue(_ROWS_QUEUE)
         self._made = asyncio.Event()
+        self._status_is_stale = False
         self._status = Status(
             agent=identity.agent,
             site=identity.credential.site,
@@ -100,7 +102,7 @@ class Agent:
             self._adoption,
             self._operator,
             self._status,
-            Schedule(self._outbox.open_sequences(), random.Random()),  # noqa: S311  jitter only
+            Schedule(self._outbox.open_updates(), random.Random()),  # noqa: S311  jitter only
             self._made,
         )
         try:
@@ -110,6 +112,7 @@ class Agent:
                 tasks.create_task(learner.run(), name="learn")
                 tasks.create_task(connection.run(), name="connection")
                 tasks.create_task(self._report(), name="report")
+                tasks.create_task(self._keep_house(counter), name="keep house")
         finally:
             await process.close()
             self._keep([])
@@ -153,9 +156,13 @@ class Agent:
             rows = rows + self._rows.get_nowait()
         complete = [row for row in rows if row.is_complete]
         self._status.incomplete_rows += len(rows) - len(complete)
-        if complete:
-            self._score(complete)
+        if not complete:
+            return
+        self._score(complete)
+        try:
             self._history.append(complete)
+        except DiskError:  # logged by the history; the live signal is scored all the same
+            self._status.rows_not_kept += len(complete)
 
     def _score(self, rows: list[Row]) -> None:
         adopted = self._adoption.current
@@ -165,6 +172,13 @@ class Agent:
         self._status.scored += len(rows)
         self._status.score = float(scores[-1])
         self._status.alarms += int(np.sum(scores >= adopted.model.manifest.threshold))
+
+    async def _keep_house(self, counter: Counter) -> None:
+        """Notice a disk that works again, and bury what is damaged or could not be buried."""
+        while True:
+            self._outbox.recover()
+            bury_doomed(self._outbox, self._identity, counter)
+            await asyncio.sleep(_HOUSE_S)
 
     async def _report(self) -> None:
         """Write the status file and feed the watchdog while the event loop is alive."""
@@ -180,12 +194,30 @@ class Agent:
     def _write_status(self) -> None:
         status, adopted = self._status, self._adoption.current
         status.rows = self._history.count
-        status.produced, status.outcomes = self._outbox.produced, self._outbox.counts()
+        status.outcomes = self._outbox.counts()
+        status.produced = sum(status.outcomes.values())
+        status.storage = self._storage()
         if adopted is not None:
             status.head = adopted.head.sequence
             status.train_version = adopted.head.train.version
             status.serve_version = adopted.head.serve.version
-        write_status(self._state, status)
+        try:
+            write_status(self._state, status)
+        except OSError as error:
+            if not self._status_is_stale:
+                logger.warning("the status file is not written: %s", error)
+            self._status_is_stale = True
+        else:
+            self._status_is_stale = False
+
+    def _storage(self) -> str:
+        """What is wrong with the disk and its files, for people; `ok` when nothing is."""
+        files = (self._outbox, self._history, self._models)
+        problems = [file.problem for file in files if file.problem]
+        kept = sorted(path.name for path in self._state.glob("*.damaged-*[0-9]"))
+        if kept:
+            problems.append(f"damaged files were kept for examination: {', '.join(kept)}")
+        return "; ".join(problems) or "ok"
 
 
 async def run(config: Path) -> None:
@@ -198,7 +230,10 @@ async def run(config: Path) -> None:
     except OSError as error:
         reason = f"can not use {state}: {error.strerror}"
         raise settings_error(config, "agent.state_dir", reason) from None
-    agent = Agent(settings, identity, state)
+    try:
+        agent = Agent(settings, identity, state)
+    except DiskError as error:
+        raise settings_error(config, "agent.state_dir", f"can not use {error}") from None
     task = asyncio.current_task()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

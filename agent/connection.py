@@ -11,7 +11,9 @@ receipt for another content under one of our ids.  Each begins a new incarnation
 
 import asyncio
 import logging
+import math
 import random
+import time
 from dataclasses import dataclass
 
 from agent.adoption import Adoption
@@ -26,7 +28,7 @@ from agent.status import Status
 from wire.codec import Counter, ReplayGuard, open_envelope, parse_body, seal
 from wire.errors import LinkDownError, MalformedError, PacketTooLargeError, ReplayError, WireError
 from wire.messages import AgentState, Command, CoordinatorState, Receipts, Report
-from wire.mqtt import BrokerSettings, Link, Received, Will, backoff, connect, reason_of
+from wire.mqtt import BrokerSettings, Link, Received, Reconnecting, Will, connect, reason_of
 from wire.trust import COORDINATOR
 
 logger = logging.getLogger(__name__)
@@ -61,21 +63,21 @@ class Connection:
         self._fetch = Fetch(self.adoption)
         self._renewed = asyncio.Event()
         self._session = 0
+        self._up_s = math.inf
         self._delivery = Delivery(self.outbox, self.schedule, self.identity, self._live, self.made)
 
     async def run(self) -> None:
         """Connect, serve, and connect again, for ever."""
-        waits = backoff(_FIRST_WAIT_S, _LONGEST_WAIT_S, random.Random())  # noqa: S311
+        waits = Reconnecting(_FIRST_WAIT_S, _LONGEST_WAIT_S, random.Random())  # noqa: S311
         while True:
+            self._up_s = math.inf
             try:
                 await self._connected()
             except* (LinkDownError, PacketTooLargeError) as group:
                 logger.info("link down: %s", reason_of(group))
-            if self.status.link == "up":
-                waits = backoff(_FIRST_WAIT_S, _LONGEST_WAIT_S, random.Random())  # noqa: S311
             self.status.link, self.status.coordinator = "down", "unknown"
             self._live.clear()
-            await asyncio.sleep(next(waits))
+            await asyncio.sleep(waits.wait_s(time.monotonic() - self._up_s))
 
     async def _connected(self) -> None:
         self._session = self.outbox.next_session()
@@ -93,7 +95,7 @@ class Connection:
                 ]
             )
             await self._announce(link, counter)
-            self.status.link = "up"
+            self.status.link, self._up_s = "up", time.monotonic()
             tasks.create_task(self._keep_announced(link, counter), name="keep announced")
             tasks.create_task(self._fetch.run(link, tasks), name="fetch")
             tasks.create_task(self._report(link, counter), name="report")

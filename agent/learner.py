@@ -15,7 +15,6 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 
-import msgspec
 import numpy as np
 
 from agent.adoption import Adopted, Adoption
@@ -24,11 +23,13 @@ from agent.history import History
 from agent.learning.plan import TrainingPlan
 from agent.learning.train import TrainingResult
 from agent.learning.worker import TrainingFailed, TrainingProcess, TrainingProcessDied
-from agent.outbox import Outbox
+from agent.outbox import Outbox, UpdateId
 from agent.status import Status
+from agent.tombstones import bury_doomed, seal_update
 from agent.unfinished import Job, TrainingRows, Unfinished
 from wire.chunks import describe
-from wire.codec import Counter, seal, unseal
+from wire.codec import Counter
+from wire.database import DiskError
 from wire.messages import Policy, UpdateHeader
 from wire.tensors import Params, clip, flatten, quantize
 
@@ -104,18 +105,22 @@ def plan_for(policy: Policy, agent: str, version: int) -> TrainingPlan:
 
 def make_update(
     adopted: Adopted, trained: Trained, identity: Identity, outbox: Outbox, counter: Counter
-) -> int:
-    """Clip and quantize the delta and make it durable; return the update's sequence."""
+) -> UpdateId:
+    """Clip and quantize the delta and make it durable; return the update's id.
+
+    Raises:
+      DiskError: the update was not made.
+    """
     head, policy = adopted.head, adopted.head.policy
     delta = flatten(trained.params).astype(np.float64) - flatten(adopted.train).astype(np.float64)
     content, saturated = quantize(
         clip(delta, policy.clip_norm), policy.scale, policy.bits, np.random.default_rng()
     )
 
-    def build(sequence: int) -> tuple[bytes, bytes]:
+    def build(incarnation: str, sequence: int) -> tuple[bytes, bytes]:
         header = UpdateHeader(
             agent=identity.agent,
-            incarnation=outbox.incarnation,
+            incarnation=incarnation,
             sequence=sequence,
             lineage=head.lineage,
             base_version=head.train.version,
@@ -130,17 +135,6 @@ def make_update(
         return seal_update(header, identity, counter), content
 
     return outbox.add(head.lineage, head.train.version, build)
-
-
-def seal_update(header: UpdateHeader, identity: Identity, counter: Counter) -> bytes:
-    """Sign an update's header."""
-    return seal(
-        header,
-        federation=identity.trust.federation,
-        signer=identity.agent,
-        counter=counter.next(),
-        key=identity.key,
-    )
 
 
 @dataclass
@@ -164,17 +158,25 @@ class Learner:
         """Train whenever the head and the rows allow it, until cancelled."""
         while True:
             adopted = self.adoption.current
-            rows = self.history.training_rows()
-            made = 0
-            if adopted is not None:
-                made = self.outbox.made_from(adopted.head.lineage, adopted.head.train.version)
-            reason = reason_to_wait(adopted, rows, made, self.operator)
+            reason = self._reason_to_wait(adopted)
             self.status.learning = reason or "training"
             if reason or adopted is None:
                 await self._wait_for_news()
                 continue
             await self._train(adopted)
             await asyncio.sleep(self.pause_s)
+
+    def _reason_to_wait(self, adopted: Adopted | None) -> str:
+        made = 0
+        if adopted is not None:
+            try:
+                made = self.outbox.made_from(adopted.head.lineage, adopted.head.train.version)
+            except DiskError as error:
+                return f"waiting for the disk: {error}"
+        reason = reason_to_wait(adopted, self.history.training_rows(), made, self.operator)
+        if not reason and self.outbox.is_full:
+            return "waiting for the link: dropped updates alone fill the outbox"
+        return reason
 
     async def _wait_for_news(self) -> None:
         self.adoption.changed.clear()
@@ -196,19 +198,28 @@ class Learner:
             await asyncio.sleep(_AFTER_FAILURE_S)
             return
         trained = Trained(result.params, rows)
-        sequence = make_update(adopted, trained, self.identity, self.outbox, self.counter)
+        made = await self._make_durable(adopted, trained)
         self.unfinished.discard()
         self.status.base_version = version
         logger.info(
-            "update %d from version %d: %d rows, loss %.4f to %.4f",
-            sequence,
+            "update %s from version %d: %d rows, loss %.4f to %.4f",
+            made,
             version,
             rows,
             result.loss_first_epoch,
             result.loss_last_epoch,
         )
-        self._meet_quota()
+        bury_doomed(self.outbox, self.identity, self.counter)
         self.made.set()
+
+    async def _make_durable(self, adopted: Adopted, trained: Trained) -> UpdateId:
+        """Make the update; while the disk refuses it, hold what was trained and try again."""
+        while True:
+            try:
+                return make_update(adopted, trained, self.identity, self.outbox, self.counter)
+            except DiskError as error:  # logged by the outbox
+                self.status.learning = f"waiting for the disk: {error}"
+                await asyncio.sleep(_AFTER_FAILURE_S)
 
     def _job(self, adopted: Adopted) -> Job:
         head = adopted.head
@@ -217,6 +228,7 @@ class Learner:
             lineage=head.lineage,
             base_version=head.train.version,
             base_digest=head.train.content.digest,
+            incarnation=self.outbox.incarnation,
             sequence=self.outbox.produced + 1,
             plan=plan_for(head.policy, self.identity.agent, head.train.version),
         )
@@ -265,22 +277,3 @@ class Learner:
                 if result.checkpoint is not None:
                     keep(result.checkpoint.to_bytes())
             raise
-
-    def _meet_quota(self) -> None:
-        """Bury the oldest updates when the outbox is over its quota; their ids stay accounted."""
-        for sequence, envelope in self.outbox.over_quota():
-            header = replace_by_tombstone(envelope, self.identity, self.counter)
-            self.outbox.bury(sequence, header)
-            logger.warning("update %d was dropped: the outbox is over its quota", sequence)
-
-
-def replace_by_tombstone(envelope: bytes, identity: Identity, counter: Counter) -> bytes:
-    """A signed header that says the update's content is gone."""
-    header, _ = unseal(
-        envelope,
-        UpdateHeader,
-        federation=identity.trust.federation,
-        signer=identity.agent,
-        key=identity.key.public,
-    )
-    return seal_update(msgspec.structs.replace(header, dropped="quota"), identity, counter)

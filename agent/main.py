@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agent.app import run
 from agent.config import read_agent_settings, read_identity, resolve
+from agent.enrol import install, request
 from agent.status import read_status
 from wire.errors import SettingsError
 
@@ -21,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     logging.getLogger("asyncua").setLevel(logging.WARNING)
     try:
-        return int(options.command(options.config))
+        return int(options.command(options))
     except SettingsError as error:
         print(f"journeyman-agent: {error}", file=sys.stderr)
         return 2
@@ -48,12 +49,50 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.add_argument("config", type=Path, help="the agent's TOML file")
         sub.set_defaults(command=command)
+    _add_enrol(commands)
     return parser
 
 
-def _run(config: Path) -> int:
+def _add_enrol(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    enrol = commands.add_parser(
+        "enrol",
+        help="get this gateway's credential and certificate with a one-time token",
+        description="Enrols this gateway. `enrol request` makes its private keys, which never "
+        "leave it, and a request to the enrolment authority; `enrol install` checks the answer, "
+        "installs it, and prints the lines for agent.toml.",
+    )
+    actions = enrol.add_subparsers(required=True, metavar="ACTION")
+    ask = actions.add_parser(
+        "request",
+        help="make keys and a request with the token",
+        description="Makes AGENT.key, AGENT.tls.key and AGENT.request for the agent that the token "
+        "names. Keys that are there already are used, so an agent can be enrolled anew.",
+    )
+    ask.add_argument("--token", required=True, metavar="FILE", help="the token; - reads it here")
+    ask.add_argument("--out", type=Path, required=True, metavar="DIR", help="for keys and request")
+    ask.set_defaults(command=lambda options: _say(request(options.token, options.out)))
+    take = actions.add_parser(
+        "install",
+        help="check and install the authority's answer",
+        description="Checks the answer against the token's root and CA and this gateway's keys, "
+        "writes charter.jm, ca.crt, AGENT.credential and AGENT.crt, and prints what agent.toml "
+        "needs. Writes nothing if anything is wrong.",
+    )
+    take.add_argument("answer", type=Path, metavar="ANSWER", help="what `enrolment grant` wrote")
+    take.add_argument(
+        "--dir", type=Path, required=True, metavar="DIR", help="as at `enrol request`"
+    )
+    take.set_defaults(command=lambda options: _say(install(options.answer, options.dir)))
+
+
+def _say(text: str) -> int:
+    print(text)
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
-        asyncio.run(run(config))
+        asyncio.run(run(options.config))
     except ExceptionGroup as group:  # what ended the task group
         wrong = _first_settings_error(group)
         if wrong is None:
@@ -73,7 +112,8 @@ def _first_settings_error(group: ExceptionGroup) -> SettingsError | None:
     return None
 
 
-def _check(config: Path) -> int:
+def _check(options: argparse.Namespace) -> int:
+    config: Path = options.config
     settings = read_agent_settings(config)
     identity = read_identity(config, settings.trust)
     channels = len(settings.source.opcua.channel)
@@ -84,7 +124,8 @@ def _check(config: Path) -> int:
     return 0
 
 
-def _status(config: Path) -> int:
+def _status(options: argparse.Namespace) -> int:
+    config: Path = options.config
     settings = read_agent_settings(config)
     state = resolve(config, settings.agent.state_dir)
     status = read_status(state)

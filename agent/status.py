@@ -27,6 +27,10 @@ class Status(msgspec.Struct, kw_only=True):
     bad: int = 0
     rows: int = 0
     incomplete_rows: int = 0
+    rows_not_kept: int = 0
+    """Rows that a full or failing disk did not take, since this process started."""
+    storage: str = "ok"
+    """What is wrong with the disk or its files, and which damaged files were kept."""
     link: str = "down"
     coordinator: str = "unknown"
     session: int = 0
@@ -45,7 +49,11 @@ class Status(msgspec.Struct, kw_only=True):
 
 
 def write_status(directory: Path, status: Status) -> None:
-    """Replace the status file."""
+    """Replace the status file.
+
+    Raises:
+      OSError: the disk is full or can not be written; the old file stays.
+    """
     temporary = directory / f".{FILE_NAME}.new"
     temporary.write_bytes(msgspec.json.format(msgspec.json.encode(status), indent=1))
     temporary.replace(directory / FILE_NAME)

@@ -8,6 +8,9 @@ ones. Like the history they never leave the site, and both files go when the tra
 Invariant: a checkpoint goes on only for the job it was made for (`Job`) and with the very rows it
 saw (its digest, which the training child checks). Anything else is discarded with a log line, and
 training begins anew: nothing is lost but time.
+
+While the disk takes nothing, the newest checkpoint is held in memory: a killed child still goes on
+from it, a killed agent does not.
 """
 
 import logging
@@ -45,7 +48,7 @@ class Job:
       lineage: of the head.
       base_version: the version it starts from.
       base_digest: digest of that version's weights.
-      sequence: of the update it will become, so that no training makes two updates.
+      incarnation, sequence: of the update it will become, so that no training makes two updates.
       plan: how it trains.
     """
 
@@ -53,6 +56,7 @@ class Job:
     lineage: int
     base_version: int
     base_digest: bytes
+    incarnation: str
     sequence: int
     plan: TrainingPlan
 
@@ -85,9 +89,12 @@ class Unfinished:
         self._rows = directory / "training.rows"
         self._checkpoint = directory / "training.checkpoint"
         self._written: TrainingRows | None = None
+        self._held: tuple[Job, TrainingRows, bytes] | None = None
 
     def load(self, job: Job) -> tuple[TrainingRows, bytes] | None:
         """Return the rows and the checkpoint's bytes of this job; discard those of another."""
+        if self._held is not None and self._held[0] == job:
+            return self._held[1:]
         try:
             stored = _decoder.decode(read_capped(self._rows, LARGEST_FRAME))
             checkpoint = read_capped(self._checkpoint, LARGEST_CHECKPOINT)
@@ -112,22 +119,29 @@ class Unfinished:
     def keep(self, job: Job, rows: TrainingRows, checkpoint: bytes) -> None:
         """Keep the newest checkpoint of a job, and its rows when it is the first one.
 
-        A full disk is logged, and training goes on without.
+        A full disk is logged, once, and the checkpoint held in memory.
         """
+        was_held = self._held is not None
         try:
             if self._written is not rows:
                 self.discard()
                 write_durably(self._rows, _encoded(job, rows))
                 self._written = rows
             write_durably(self._checkpoint, checkpoint)
+            self._held = None
         except (OSError, FrameError) as error:
-            logger.warning("a checkpoint was not kept: %s", error)
+            if not was_held:
+                logger.warning("a checkpoint was not kept: %s", error)
+            self._held = (job, rows, checkpoint)
 
     def discard(self) -> None:
         """Delete both files; the checkpoint first, so that it never stands beside other rows."""
-        self._written = None
-        self._checkpoint.unlink(missing_ok=True)
-        self._rows.unlink(missing_ok=True)
+        self._written = self._held = None
+        try:
+            self._checkpoint.unlink(missing_ok=True)
+            self._rows.unlink(missing_ok=True)
+        except OSError as error:  # what stays is of another job than the next one
+            logger.warning("an unfinished training was not deleted: %s", error)
 
 
 def _encoded(job: Job, rows: TrainingRows) -> bytes:

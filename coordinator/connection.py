@@ -46,8 +46,8 @@ from wire.mqtt import (
     BrokerSettings,
     Link,
     Received,
+    Reconnecting,
     Will,
-    backoff,
     connect,
     reason_of,
 )
@@ -102,16 +102,16 @@ class Connection:
 
     async def run(self) -> None:
         """Connect, serve, and connect again, for ever."""
-        waits = backoff(0.2, 5.0, random.Random())  # noqa: S311  jitter only
+        waits = Reconnecting(0.2, 5.0, random.Random())  # noqa: S311  jitter only
         while True:
+            began_s = time.monotonic()
             try:
                 await self._connected()
             except* (LinkDownError, PacketTooLargeError) as group:
                 logger.warning("broker lost: %s", reason_of(group))
-            if self.is_up:
-                waits = backoff(0.2, 5.0, random.Random())  # noqa: S311
+            lived_s = time.monotonic() - began_s if self.is_up else 0.0
             self.is_up = False
-            await asyncio.sleep(next(waits))
+            await asyncio.sleep(waits.wait_s(lived_s))
 
     async def _connected(self) -> None:
         topic = self._topics.coordinator_state

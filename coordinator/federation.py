@@ -412,7 +412,8 @@ class Federation:
         if self.saved.candidate is None and since_serve >= self._settings.gate.every:
             candidate = self._keep(version, self._average)
             changes["candidate"] = candidate
-            ways.append(self._delta(train.content.digest, candidate.content.digest))
+            # Both are averages of the versions, so they are nearer to each other than to either.
+            ways.append(self._delta(self.saved.serve.content.digest, candidate.content.digest))
             self._candidate_since_s = now_s
         changes["deltas"] = self._still_useful(ways)
         self._save_with_new_head(changes)

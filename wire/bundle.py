@@ -162,7 +162,8 @@ def _agreed(body: _Body, on_check: OnCheck) -> Bundle:
     """Check that the parts of a body agree with each other."""
     manifest = body.manifest
     if set(body.files) != {MODEL, WEIGHTS, GOLDEN}:
-        reason = f"bundle {manifest.name}: files {sorted(body.files)} are not the three expected"
+        found = str(sorted(body.files))[:300]
+        reason = f"bundle {manifest.name}: files {found} are not the three expected"
         raise BundleError(reason)
     if {name: sha256(data) for name, data in body.files.items()} != manifest.files:
         reason = f"bundle {manifest.name}: a file does not have the manifest's SHA-256"

@@ -1,8 +1,11 @@
 """The files of the trust chain, as `journeyman keys` makes and shows them.
 
     root.key           the federation's root: offline, on paper or a token, never on a server
+    root.pub           its public half, which everybody pins
     charter.jm         signed by the root: who may do what
     enrolment.key      signs credentials: on the machine of whoever admits sites
+    ca.key, ca.crt     sign certificates for TLS: there too (`wire/certificates.py`)
+    enrolment.db       which tokens were used: there too (`wire/enrolment_ledger.py`)
     coordinator.key    the coordinator's online key
     author.key         signs model bundles: on the data scientist's machine
     AGENT.key          one for each gateway, made on the gateway
@@ -15,14 +18,24 @@ from pathlib import Path
 
 import msgspec
 
-from wire.codec import seal
-from wire.errors import SettingsError
+from wire.certificates import read_authority
+from wire.codec import MAX_BYTES, seal
+from wire.enrolment import Enroller
+from wire.errors import SettingsError, WireError
+from wire.files import read_small
 from wire.messages import Charter, Credential, HelperKeys
-from wire.signing import PrivateKey, PublicKey, read_private_key, write_private_key
+from wire.signing import (
+    PrivateKey,
+    PublicKey,
+    parse_public_key,
+    read_private_key,
+    write_private_key,
+)
 from wire.topics import check_name
-from wire.trust import ENROLMENT, ROOT
+from wire.trust import ENROLMENT, ROOT, Trust, read_charter, read_credential
 
 ROOT_KEY = "root.key"
+ROOT_PUBLIC = "root.pub"
 CHARTER = "charter.jm"
 ENROLMENT_KEY = "enrolment.key"
 COORDINATOR_KEY = "coordinator.key"
@@ -61,6 +74,7 @@ def make_federation(
     (directory / CHARTER).write_bytes(
         seal(charter, federation=federation, signer=ROOT, counter=charter.epoch, key=root)
     )
+    (directory / ROOT_PUBLIC).write_text(f"{root.public.raw.hex()}\n", encoding="ascii")
     return root.public
 
 
@@ -74,6 +88,51 @@ def make_agent(directory: Path, federation: str, agent: str, site: str, *, seria
     (directory / f"{agent}.credential").write_bytes(
         seal(credential, federation=federation, signer=ENROLMENT, counter=serial, key=enrolment)
     )
+
+
+def read_federation(directory: Path) -> tuple[PublicKey, bytes, Trust]:
+    """Read what everybody may know: the root's public key, and the charter that it verifies.
+
+    Returns:
+      The root, the charter's envelope, and what it says.
+
+    Raises:
+      SettingsError: names the file that is missing or does not fit the others.
+    """
+    root = _read_root(directory / ROOT_PUBLIC)
+    path = directory / CHARTER
+    envelope = read_small(path, MAX_BYTES["charter"], "the charter")
+    try:
+        return root, envelope, read_charter(envelope, root)
+    except WireError as error:
+        raise SettingsError(str(path), None, None, str(error)) from None
+
+
+def read_enroller(directory: Path) -> Enroller:
+    """Read what the enrolment authority signs with, and check that the charter names it.
+
+    Raises:
+      SettingsError: names the file that is missing or does not fit the others.
+    """
+    root, envelope, trust = read_federation(directory)
+    key = read_private_key(directory / ENROLMENT_KEY)
+    if key.public.raw != trust.charter.enrolment_key:
+        reason = "this is not the key that the charter names for enrolment"
+        raise SettingsError(str(directory / ENROLMENT_KEY), None, None, reason)
+    return Enroller(root, envelope, trust, key, read_authority(directory))
+
+
+def issued_serial(directory: Path, agent: str, trust: Trust) -> int:
+    """Serial of the credential that `make_agent` left in `directory` for this agent, else 0."""
+    path = directory / f"{agent}.credential"
+    if not path.exists():
+        return 0
+    try:
+        return read_credential(
+            read_small(path, MAX_BYTES["credential"], "a credential"), trust
+        ).serial
+    except WireError as error:
+        raise SettingsError(str(path), None, None, str(error)) from None
 
 
 def write_helper(path: Path, keys: HelperKeys) -> None:
@@ -98,3 +157,15 @@ def _new_key(path: Path) -> PrivateKey:
             str(path), None, None, "this key exists; keys are never overwritten"
         ) from None
     return key
+
+
+def _read_root(path: Path) -> PublicKey:
+    if not path.exists():
+        reason = (
+            "write the root's public key into it: the 64 digits of `journeyman keys federation`"
+        )
+        raise SettingsError(str(path), None, None, f"missing; {reason}")
+    try:
+        return parse_public_key(read_small(path, 100, "the root's public key").decode().strip())
+    except ValueError as error:
+        raise SettingsError(str(path), 1, None, f"not the root's public key: {error}") from None

@@ -560,3 +560,24 @@ def backoff(first_s: float, longest_s: float, rng: random.Random) -> Iterator[fl
     while True:
         wait_s = min(longest_s, rng.uniform(first_s, 3 * wait_s))
         yield wait_s
+
+
+class Reconnecting:
+    """How long to wait before the next connection.
+
+    The waits of `backoff`, begun anew after a connection that lived: a short cut costs little.  One
+    that is accepted and dropped again (an overloaded broker, two programs under one name) does not
+    count, so that a storm dies down.
+    """
+
+    LIVED_S = 1.0
+
+    def __init__(self, first_s: float, longest_s: float, rng: random.Random) -> None:
+        self._first_s, self._longest_s, self._rng = first_s, longest_s, rng
+        self._waits = backoff(first_s, longest_s, rng)
+
+    def wait_s(self, lived_s: float) -> float:
+        """Seconds to wait after a connection that was up for `lived_s`; 0 for none at all."""
+        if lived_s >= self.LIVED_S:
+            self._waits = backoff(self._first_s, self._longest_s, self._rng)
+        return next(self._waits)

@@ -140,7 +140,9 @@ def read_params(data: bytes, shapes: Shapes) -> Params:
         reason = "weights must all be float32"
         raise MalformedError(reason)
     if found != [(name, tuple(shape)) for name, shape in shapes]:
-        reason = f"weights {found[:3]}… do not match the manifest {list(shapes)[:3]}…"
+        # Names in the file may be as long as its header; the words go into a log.
+        here, there = str(found[:3])[:300], str(list(shapes)[:3])[:300]
+        reason = f"weights {here}… do not match the manifest {there}…"
         raise MalformedError(reason)
     return {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
 

@@ -32,7 +32,7 @@ SHARDS = 16
 def check_name(name: str, what: str) -> str:
     """Return `name` when it is a legal name; `what` says in the error what it names."""
     if not NAME.fullmatch(name):
-        reason = f"{what} {name!r} must match {NAME.pattern}"
+        reason = f"{what} {name[:80]!r} must match {NAME.pattern}"
         raise MalformedError(reason)
     return name
 

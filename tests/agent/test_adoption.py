@@ -46,7 +46,8 @@ def test_a_signed_head_is_adopted_when_its_last_chunk_arrived(
     adoption = adoption_at(tmp_path, federation)
     publication = federation.publish(1)
     assert adoption.on_head(publication.envelope)
-    assert len(adoption.wanted()) == 2  # the bundle, and weights that are both train and serve
+    assert adoption.wanted() == list(publication.chunks)  # bundle first; serve and train are one
+    assert adoption.wanted(2) == list(publication.chunks)[:2]
     *early, last = publication.chunks.items()
     for topic, chunk in early:
         adoption.on_chunk(topic, chunk)
@@ -249,7 +250,8 @@ def test_a_restart_during_a_download_keeps_the_old_model_and_asks_for_the_rest(
     after = adoption_at(tmp_path, federation)
     assert in_use(after)[0] == 1
     assert after.wanted() == [
-        f"{federation.topics.base}/model/{second.head.train.content.digest.hex()}/+"
+        federation.topics.model(second.head.train.content.digest.hex(), chunk)
+        for chunk in range(len(second.head.train.content.chunks))
     ]
     feed(after, federation.publish(3, version=1, train=federation.moved(0.5)))
     assert in_use(after)[0] == 3

@@ -129,3 +129,53 @@ def test_a_kill_while_appending_loses_at_most_the_open_transaction(
         assert history.count in (promised, promised + 5)
         assert history.read(held_out=False)[:, 0].tolist() == list(range(history.count))
         history.close()
+
+
+def test_the_readable_rows_of_a_damaged_ring_are_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "history.db"
+    first = history_at(tmp_path, capacity_rows=10_000, share=0.2)
+    first.append(rows(0, 3000))
+    first.close()
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2 // 4096 * 4096
+    data[middle : middle + 4096] = bytes(4096)
+    path.write_bytes(data)
+    history = history_at(tmp_path, capacity_rows=10_000, share=0.2)
+    assert history.set_aside == [tmp_path / "history.db.damaged-1"]
+    assert history.set_aside[0].read_bytes() == data
+    assert 2000 < history.count < 3000
+    kept = np.concatenate([history.read(held_out=side) for side in (True, False)])
+    assert len(kept) == history.count
+    assert {tuple(row) for row in kept} <= {row.values for row in rows(0, 3000)}
+    assert {0.0, 2999.0} <= set(kept[:, 0])
+    assert history.append(rows(0, 3001)) == 3001 - len(kept)
+
+
+def test_a_ring_that_is_no_database_is_replaced_by_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "history.db").write_bytes(b"certainly not a database" * 100)
+    history = history_at(tmp_path)
+    assert history.count == 0
+    assert history.append(rows(0, 3)) == 3
+    assert [path.name for path in history.set_aside] == ["history.db.damaged-1"]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_whatever_rots_a_ring_can_be_read_and_written(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "history.db"
+    first = history_at(tmp_path)
+    first.append(rows(0, 500))
+    first.close()
+    rng = random.Random(seed)
+    data = bytearray(path.read_bytes())
+    for _ in range(rng.randrange(1, 6)):
+        length = rng.choice([1, 1, 16, 512, 4096])
+        at = rng.randrange(len(data) - length)
+        data[at : at + length] = rng.randbytes(length)
+    path.write_bytes(data)
+    history = history_at(tmp_path)
+    assert history.append(rows(10_000, 10_010)) == 10
+    found = history.read(held_out=False)
+    assert found.shape == (len(found), 2)
+    assert {float(at) for at in range(10_000, 10_010)} <= set(found[:, 0])
+    history.training_rows()
+    history.close()

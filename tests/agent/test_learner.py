@@ -33,7 +33,7 @@ from agent.learning.checkpoint import Checkpoint
 from agent.learning.train import train
 from agent.learning.worker import TrainingProcess
 from agent.models import Models
-from agent.outbox import Outbox
+from agent.outbox import Outbox, UpdateId
 from agent.signals.rows import Row
 from agent.status import Status
 from agent.unfinished import Unfinished
@@ -65,7 +65,7 @@ def policy(**changes: object) -> Policy:
 
 
 def header_of(outbox: Outbox, sequence: int, identity: Identity) -> UpdateHeader:
-    offer = outbox.offer(sequence)
+    offer = outbox.offer(UpdateId(outbox.incarnation, sequence))
     assert offer is not None
     header, _ = unseal(
         offer.header, UpdateHeader, federation=FEDERATION, signer=AGENT, key=identity.key.public
@@ -121,11 +121,11 @@ def test_an_update_is_trained_minus_base_within_one_step_of_the_scale(
     delta = direction * (size / np.linalg.norm(direction))
     trained = Trained(unflatten(start + delta, shapes), 500)
     outbox = Outbox(":memory:", 1 << 30)
-    sequence = make_update(base, trained, identity, outbox, Counter(1))
-    offer = outbox.offer(sequence)
+    made = make_update(base, trained, identity, outbox, Counter(1))
+    offer = outbox.offer(made)
     assert offer is not None
     assert offer.content is not None
-    header = header_of(outbox, sequence, identity)
+    header = header_of(outbox, made.sequence, identity)
     steps = read_integers(offer.content, 8, len(start))
     inside = np.abs(delta) < 126 * POLICY.scale
     error = np.abs(steps * header.scale - delta)[inside]
@@ -139,9 +139,9 @@ def test_the_header_names_base_content_and_a_capped_weight(
 ) -> None:
     base = adopted(federation, version=4, policy=policy(weight_cap=300))
     outbox = Outbox(":memory:", 1 << 30)
-    sequence = make_update(base, Trained(base.train, 500), identity, outbox, Counter(1))
-    header = header_of(outbox, sequence, identity)
-    offer = outbox.offer(sequence)
+    made = make_update(base, Trained(base.train, 500), identity, outbox, Counter(1))
+    header = header_of(outbox, made.sequence, identity)
+    offer = outbox.offer(made)
     assert offer is not None
     assert offer.content is not None
     assembly = Assembly(header.content)
@@ -287,7 +287,7 @@ def test_an_update_over_the_quota_ends_as_a_tombstone_of_the_same_content(
         site.history.append(failing_rows(100))
         feed(site.adoption, federation.publish(1, policy=policy(updates_per_version=3)))
         await site.until(lambda: site.status.learning == "waiting for a version after 0")
-        offers = [site.outbox.offer(at) for at in (1, 2, 3)]
+        offers = [site.outbox.offer(at) for at in site.outbox.open_updates()]
         headers = [header_of(site.outbox, at, identity) for at in (1, 2, 3)]
         assert [header.dropped for header in headers] == ["quota", "quota", ""]
         assert [offer is not None and offer.content is not None for offer in offers] == [
@@ -313,7 +313,7 @@ def learned(monkeypatch: pytest.MonkeyPatch) -> list[Trained]:
 
     def noted(
         base: Adopted, trained: Trained, identity: Identity, outbox: Outbox, counter: Counter
-    ) -> int:
+    ) -> UpdateId:
         found.append(trained)
         return make_update(base, trained, identity, outbox, counter)
 
@@ -544,6 +544,35 @@ def test_a_checkpoint_that_cannot_be_kept_is_logged_and_training_goes_on(
 
     learning(federation, identity, tmp_path, scenario)
     assert "a checkpoint was not kept" in caplog.text
+
+
+def test_a_checkpoint_that_the_disk_did_not_take_still_serves_a_killed_child(
+    federation: Federation,
+    identity: Identity,
+    tmp_path: Path,
+    learned: list[Trained],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(agent.learner, "_AFTER_FAILURE_S", 0.01)
+    caplog.set_level("INFO")
+    (tmp_path / ".training.rows.new").mkdir()  # the name that a new file would take
+
+    async def scenario(site: Site) -> None:
+        site.history.append(failing_rows(400, start=1000))
+        feed(site.adoption, federation.publish(1, policy=LONG))
+        await site.until(lambda: "a checkpoint was not kept" in caplog.text)
+        pid = site.learner.process.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await ends(site)
+
+    learning(federation, identity, tmp_path, scenario)
+    assert "going on with the training from version 0" in caplog.text
+    assert caplog.text.count("a checkpoint was not kept") == 1
+    (trained,) = learned
+    expected = expected_params(federation, tmp_path)
+    assert np.array_equal(flatten(trained.params), flatten(expected))
 
 
 def test_the_heads_positive_weight_is_the_weight_of_label_one() -> None:

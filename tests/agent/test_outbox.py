@@ -1,5 +1,6 @@
 """The outbox: every update that was added has exactly one fate, whatever dies."""
 
+import hashlib
 import random
 import sqlite3
 import subprocess
@@ -10,8 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.outbox import Offer, Outbox
-from wire.messages import TERMINAL, Receipt
+import agent.outbox
+import agent.outbox_tables
+from agent.outbox import Entry, Offer, Outbox, Settlement, UpdateId
+from wire.errors import SettingsError
+from wire.messages import CONFLICT, TERMINAL, Receipt
 
 WRITER = """
 import sys
@@ -19,8 +23,8 @@ from pathlib import Path
 from agent.outbox import Outbox
 outbox = Outbox(Path(sys.argv[1]), 10**9)
 while True:
-    sequence = outbox.add(0, 7, lambda at: (b"header %d" % at, b"content %d" % at * 5000))
-    print(sequence, flush=True)
+    made = outbox.add(0, 7, lambda _, at: (b"header %d" % at, b"content %d" % at * 5000))
+    print(made.sequence, flush=True)
 """
 
 
@@ -29,7 +33,18 @@ def outbox_at(path: Path | str = ":memory:", quota_bytes: int = 1 << 30) -> Outb
 
 
 def add(outbox: Outbox, size: int = 100, version: int = 1) -> int:
-    return outbox.add(0, version, lambda at: (b"header %d" % at, bytes([at % 256]) * size))
+    made = outbox.add(0, version, lambda _, at: (b"header %d" % at, bytes([at % 256]) * size))
+    assert made.incarnation == outbox.incarnation
+    return made.sequence
+
+
+def own(outbox: Outbox, sequence: int) -> UpdateId:
+    return UpdateId(outbox.incarnation, sequence)
+
+
+def still_open(outbox: Outbox) -> list[int]:
+    assert {at.incarnation for at in outbox.open_updates()} <= {outbox.incarnation}
+    return [at.sequence for at in outbox.open_updates()]
 
 
 def receipt(outbox: Outbox, sequence: int, status: str, **more: object) -> Receipt:
@@ -41,7 +56,7 @@ def test_sequences_start_at_one_and_have_no_gap() -> None:
     outbox = outbox_at()
     assert [add(outbox) for _ in range(4)] == [1, 2, 3, 4]
     assert outbox.produced == 4
-    assert outbox.open_sequences() == [1, 2, 3, 4]
+    assert still_open(outbox) == [1, 2, 3, 4]
 
 
 def test_a_sequence_is_not_used_again_after_everything_was_settled(tmp_path: Path) -> None:
@@ -56,7 +71,7 @@ def test_a_sequence_is_not_used_again_after_everything_was_settled(tmp_path: Pat
 def test_a_failed_build_uses_no_sequence() -> None:
     outbox = outbox_at()
 
-    def fail(_sequence: int) -> tuple[bytes, bytes]:
+    def fail(_incarnation: str, _sequence: int) -> tuple[bytes, bytes]:
         raise OSError("no key")
 
     with pytest.raises(OSError, match="no key"):
@@ -85,24 +100,25 @@ def test_session_numbers_grow_over_restarts(tmp_path: Path) -> None:
 def test_the_bytes_of_an_offer_never_change(tmp_path: Path) -> None:
     outbox = outbox_at(tmp_path / "outbox.db")
     sequence = add(outbox)
-    offered = outbox.offer(sequence)
-    assert offered == Offer(1, b"header 1", bytes([1]) * 100)
+    at = own(outbox, sequence)
+    offered = outbox.offer(at)
+    assert offered == Offer(own(outbox, 1), b"header 1", bytes([1]) * 100)
     outbox.settle((receipt(outbox, 1, "later"), receipt(outbox, 1, "wanted", wanted=b"\x01")), 1)
     outbox.settle((receipt(outbox, 1, "committed"),), 2)
     outbox.close()
-    assert outbox_at(tmp_path / "outbox.db").offer(sequence) == offered
+    assert outbox_at(tmp_path / "outbox.db").offer(at) == offered
 
 
 def test_committed_then_folded_settles_once_and_keeps_the_version() -> None:
     outbox = outbox_at()
     add(outbox)
-    assert outbox.settle((receipt(outbox, 1, "committed"),), 1) == []
+    assert outbox.settle((receipt(outbox, 1, "committed"),), 1) == Settlement([], [])
     assert outbox.counts() == {"committed": 1}
-    assert outbox.settle((receipt(outbox, 1, "folded", version=9),), 2) == [1]
+    assert outbox.settle((receipt(outbox, 1, "folded", version=9),), 2).settled == [own(outbox, 1)]
     (entry,) = outbox.account()
     assert (entry.sequence, entry.status, entry.base_version, entry.version) == (1, "folded", 1, 9)
-    assert outbox.offer(1) is None
-    assert outbox.open_sequences() == []
+    assert outbox.offer(own(outbox, 1)) is None
+    assert still_open(outbox) == []
 
 
 def test_only_the_first_terminal_receipt_counts() -> None:
@@ -113,7 +129,7 @@ def test_only_the_first_terminal_receipt_counts() -> None:
         receipt(outbox, 1, "folded"),
         receipt(outbox, 1, "committed"),
     )
-    assert outbox.settle(receipts, 1) == [1]
+    assert outbox.settle(receipts, 1) == Settlement([own(outbox, 1)], [])
     assert outbox.counts() == {"refused": 1}
 
 
@@ -121,7 +137,7 @@ def test_receipts_of_another_incarnation_or_of_unknown_updates_change_nothing() 
     outbox = outbox_at()
     add(outbox)
     foreign = Receipt(incarnation="0" * 16, sequence=1, status="folded")
-    assert outbox.settle((foreign, receipt(outbox, 2, "folded")), 5) == []
+    assert outbox.settle((foreign, receipt(outbox, 2, "folded")), 5) == Settlement([], [])
     assert outbox.counts() == {"pending": 1}
     assert outbox.receipt_counter == 5
 
@@ -137,9 +153,9 @@ def test_any_receipts_in_any_order_give_each_update_at_most_one_outcome(
     for _ in range(3):
         add(outbox)
     settled = [
-        sequence
-        for at, (sequence, status) in enumerate(arriving)
-        for sequence in outbox.settle((receipt(outbox, sequence, status),), at)
+        at.sequence
+        for counter, (sequence, status) in enumerate(arriving)
+        for at in outbox.settle((receipt(outbox, sequence, status),), counter).settled
     ]
     first: dict[int, str] = {}
     for sequence, status in arriving:
@@ -147,7 +163,7 @@ def test_any_receipts_in_any_order_give_each_update_at_most_one_outcome(
             first.setdefault(sequence, status)
     assert settled == list(first)
     assert {at.sequence: at.status for at in outbox.account() if at.status in TERMINAL} == first
-    assert outbox.open_sequences() == [at for at in (1, 2, 3) if at not in first]
+    assert still_open(outbox) == [at for at in (1, 2, 3) if at not in first]
     assert sum(outbox.counts().values()) == outbox.produced == 3
     outbox.close()
 
@@ -158,19 +174,21 @@ def test_the_oldest_pending_updates_go_until_the_quota_is_met() -> None:
         add(outbox)
     outbox.settle((receipt(outbox, 1, "committed"),), 1)
     victims = outbox.over_quota()
-    assert victims == [(2, b"header 2")]
-    outbox.bury(2, b"tombstone")
+    assert [(at.id.sequence, at.reason, at.header) for at in victims] == [(2, "quota", b"header 2")]
+    outbox.bury(own(outbox, 2), b"tombstone")
     assert outbox.over_quota() == []
-    assert outbox.offer(2) == Offer(2, b"tombstone", None)
-    assert outbox.offer(3) == Offer(3, b"header 3", bytes([3]) * 100)
+    assert outbox.offer(own(outbox, 2)) == Offer(own(outbox, 2), b"tombstone", None)
+    assert outbox.offer(own(outbox, 3)) == Offer(own(outbox, 3), b"header 3", bytes([3]) * 100)
 
 
 def test_a_buried_update_stays_open_until_the_coordinator_counts_it_as_dropped() -> None:
     outbox = outbox_at()
     add(outbox)
-    outbox.bury(1, b"tombstone")
-    assert outbox.open_sequences() == [1]
-    assert outbox.settle((receipt(outbox, 1, "dropped", reason="quota"),), 1) == [1]
+    outbox.bury(own(outbox, 1), b"tombstone")
+    assert still_open(outbox) == [1]
+    assert outbox.settle((receipt(outbox, 1, "dropped", reason="quota"),), 1).settled == [
+        own(outbox, 1)
+    ]
     assert outbox.counts() == {"dropped": 1}
 
 
@@ -178,8 +196,8 @@ def test_a_committed_update_is_never_buried() -> None:
     outbox = outbox_at()
     add(outbox)
     outbox.settle((receipt(outbox, 1, "committed"),), 1)
-    outbox.bury(1, b"tombstone")
-    assert outbox.offer(1) == Offer(1, b"header 1", bytes([1]) * 100)
+    outbox.bury(own(outbox, 1), b"tombstone")
+    assert outbox.offer(own(outbox, 1)) == Offer(own(outbox, 1), b"header 1", bytes([1]) * 100)
 
 
 def test_updates_are_counted_for_each_base_version() -> None:
@@ -214,7 +232,227 @@ def test_every_add_that_returned_survives_kills_at_random_moments(
         outbox = outbox_at(path)
         assert outbox.incarnation == incarnation
         assert outbox.produced >= max(promised, default=1)
-        assert outbox.open_sequences() == list(range(1, outbox.produced + 1))
-        for at in outbox.open_sequences():
-            assert outbox.offer(at) == Offer(at, b"header %d" % at, b"content %d" % at * 5000)
+        assert still_open(outbox) == list(range(1, outbox.produced + 1))
+        for at in still_open(outbox):
+            named = own(outbox, at)
+            assert outbox.offer(named) == Offer(named, b"header %d" % at, b"content %d" % at * 5000)
         outbox.close()
+
+
+def digest_of(outbox: Outbox, sequence: int) -> bytes:
+    offer = outbox.offer(own(outbox, sequence))
+    assert offer is not None
+    assert offer.content is not None
+    return hashlib.sha256(offer.content).digest()
+
+
+def test_a_receipt_settles_only_the_content_that_it_names() -> None:
+    outbox = outbox_at()
+    add(outbox)
+    foreign = receipt(outbox, 1, "folded", digest=bytes(32))
+    assert outbox.settle((foreign,), 1) == Settlement([], [own(outbox, 1)])
+    assert outbox.counts() == {"pending": 1}
+    right = receipt(outbox, 1, "folded", digest=digest_of(outbox, 1))
+    assert outbox.settle((right,), 2) == Settlement([own(outbox, 1)], [])
+    assert outbox.counts() == {"folded": 1}
+
+
+def test_an_update_refused_because_of_a_copys_content_is_settled_and_tells_of_the_copy() -> None:
+    outbox = outbox_at()
+    add(outbox)
+    refused = receipt(
+        outbox, 1, "refused", reason=f"{CONFLICT}: another hash", digest=digest_of(outbox, 1)
+    )
+    assert outbox.settle((refused,), 1) == Settlement([own(outbox, 1)], [own(outbox, 1)])
+    assert outbox.counts() == {"refused": 1}
+
+
+def test_a_conflict_is_seen_even_after_the_update_was_settled() -> None:
+    outbox = outbox_at()
+    add(outbox)
+    outbox.settle((receipt(outbox, 1, "folded"),), 1)
+    again = receipt(outbox, 1, "folded", digest=bytes(32))
+    assert outbox.settle((again,), 2).conflicts == [own(outbox, 1)]
+
+
+def test_a_new_incarnation_counts_from_one_and_the_old_ones_updates_are_still_offered(
+    tmp_path: Path,
+) -> None:
+    outbox = outbox_at(tmp_path / "outbox.db")
+    sessions = [outbox.next_session()]
+    for _ in range(3):
+        add(outbox)
+    old = outbox.incarnation
+    outbox.settle((receipt(outbox, 1, "folded"),), 7)
+    new = outbox.renew("restored from a backup")
+    assert new == outbox.incarnation != old
+    assert (outbox.produced, outbox.highest(old), outbox.highest("f" * 16)) == (0, 3, 0)
+    assert add(outbox) == 1
+    sessions.append(outbox.next_session())
+    outbox.close()
+
+    found = outbox_at(tmp_path / "outbox.db")
+    ids = [UpdateId(old, 2), UpdateId(old, 3), UpdateId(new, 1)]
+    assert found.incarnation == new
+    assert found.open_updates() == ids
+    assert [(found.offer(at) or Offer(at, b"", b"")).header for at in ids] == [
+        b"header 2",
+        b"header 3",
+        b"header 1",
+    ]
+    assert found.receipt_counter == 7
+    assert [*sessions, found.next_session()] == [1, 2, 3]
+    late = Receipt(incarnation=old, sequence=2, status="folded", version=4)
+    assert found.settle((late,), 8).settled == [UpdateId(old, 2)]
+    assert [(at.incarnation, at.sequence) for at in found.account()] == [
+        (old, 1),
+        (old, 2),
+        (old, 3),
+        (new, 1),
+    ]
+    assert found.made_from(0, 1) == 4
+
+
+def test_the_header_of_an_open_update_can_be_replaced_and_nothing_else(tmp_path: Path) -> None:
+    outbox = outbox_at(tmp_path / "outbox.db")
+    for _ in range(3):
+        add(outbox)
+    outbox.bury(own(outbox, 2), b"tombstone")
+    outbox.settle((receipt(outbox, 3, "folded"),), 1)
+    assert [outbox.replace_header(own(outbox, at), b"smaller") for at in (1, 2, 3, 4)] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    at = own(outbox, 1)
+    assert outbox.offer(at) == Offer(at, b"smaller", bytes([1]) * 100)
+    assert outbox.offer(own(outbox, 2)) == Offer(own(outbox, 2), b"tombstone", None)
+    assert outbox.offer(own(outbox, 3)) is None
+
+
+def test_an_update_larger_than_the_quota_goes_at_once() -> None:
+    outbox = outbox_at(quota_bytes=50)
+    add(outbox)
+    assert [at.id.sequence for at in outbox.over_quota()] == [1]
+
+
+def test_tombstones_may_take_the_quota_once_more_and_then_the_outbox_is_full() -> None:
+    outbox = outbox_at(quota_bytes=30)
+    for sequence in (1, 2, 3):
+        add(outbox)
+        outbox.bury(own(outbox, sequence), b"t" * 10)
+        assert not outbox.is_full
+    add(outbox)
+    outbox.bury(own(outbox, 4), b"t" * 10)
+    assert outbox.is_full
+    outbox.settle((receipt(outbox, 1, "dropped"),), 1)
+    assert not outbox.is_full
+
+
+def test_old_settled_updates_become_counts_and_recent_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent.outbox, "_KEPT_ROWS", 20)
+    monkeypatch.setattr(agent.outbox, "_KEPT_SLACK", 5)
+    outbox = outbox_at(tmp_path / "outbox.db")
+    stuck = add(outbox, version=1)
+    for version in range(2, 102):
+        sequence = add(outbox, version=version)
+        status = "folded" if version % 2 else "refused"
+        outbox.settle((receipt(outbox, sequence, status),), version)
+    outbox.close()
+    found = outbox_at(tmp_path / "outbox.db")
+    assert found.counts() == {"folded": 50, "refused": 50, "pending": 1}
+    assert found.produced == 101
+    assert 20 <= len(found.account()) <= 26
+    assert still_open(found) == [stuck]
+    assert [found.made_from(0, version) for version in (1, 100, 101)] == [1, 1, 1]
+    assert add(found) == 102
+
+
+FIRST_SCHEMA = """
+CREATE TABLE IF NOT EXISTS identity (
+  one INTEGER PRIMARY KEY CHECK (one = 1),
+  incarnation TEXT NOT NULL,
+  session INTEGER NOT NULL,
+  receipt_counter INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS updates (
+  sequence INTEGER PRIMARY KEY,
+  lineage INTEGER NOT NULL,
+  base_version INTEGER NOT NULL,
+  status TEXT NOT NULL,
+  reason TEXT NOT NULL DEFAULT '',
+  version INTEGER,
+  made_at REAL NOT NULL,
+  settled_at REAL,
+  bytes INTEGER NOT NULL,
+  header BLOB,
+  content BLOB
+) STRICT;
+CREATE INDEX IF NOT EXISTS open_updates ON updates (sequence) WHERE header IS NOT NULL;
+INSERT INTO identity VALUES (1, '00112233445566aa', 9, 77);
+INSERT INTO updates VALUES
+  (1, 0, 5, 'folded', '', 6, 1000.5, 1001.5, 20, NULL, NULL),
+  (2, 0, 6, 'pending', '', NULL, 1002.5, NULL, 20, x'6832', x'6332'),
+  (3, 0, 6, 'pending', '', NULL, 1003.5, NULL, 5, x'746f6d62', NULL),
+  (4, 0, 7, 'committed', '', NULL, 1004.5, NULL, 20, x'6834', x'6334');
+"""
+FIRST = "00112233445566aa"
+
+
+def first_file(path: Path) -> None:
+    """A file as the first version of this program made it."""
+    database = sqlite3.connect(path)
+    database.execute("PRAGMA journal_mode=WAL")
+    database.executescript(FIRST_SCHEMA)
+    database.close()
+
+
+def test_a_file_of_the_first_schema_is_taken_over_with_every_id(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    first_file(path)
+    for _ in range(2):  # the second time it is already of today's schema
+        outbox = outbox_at(path)
+        assert (outbox.incarnation, outbox.produced, outbox.receipt_counter) == (FIRST, 4, 77)
+        assert still_open(outbox) == [2, 3, 4]
+        assert outbox.offer(own(outbox, 2)) == Offer(own(outbox, 2), b"h2", b"c2")
+        assert outbox.offer(own(outbox, 3)) == Offer(own(outbox, 3), b"tomb", None)
+        assert outbox.account()[0] == Entry(FIRST, 1, "folded", 5, 6, 1000.5, 1001.5)
+        assert outbox.made_from(0, 6) == 2
+        outbox.close()
+    outbox = outbox_at(path)
+    digest = hashlib.sha256(b"c4").digest()
+    assert outbox.settle((receipt(outbox, 4, "folded", digest=bytes(32)),), 78).conflicts
+    assert outbox.settle((receipt(outbox, 4, "folded", digest=digest),), 79).settled
+    assert outbox.next_session() == 10
+    assert add(outbox) == 5
+
+
+def test_a_migration_cut_short_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "outbox.db"
+    first_file(path)
+
+    def power_cut(database: sqlite3.Connection, _row: object) -> bool:
+        assert database.in_transaction
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(agent.outbox_tables, "_take", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        outbox_at(path)
+    monkeypatch.undo()
+    assert still_open(outbox_at(path)) == [2, 3, 4]
+
+
+def test_a_file_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    outbox_at(path).close()
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+    with pytest.raises(SettingsError, match="format 99"):
+        outbox_at(path)
+    assert path.exists()

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from wire import errors
 from wire.chunks import from_bitmap, to_bitmap
 from wire.codec import KINDS, seal, unseal
+from wire.deltas import decode, encode
 from wire.errors import MalformedError
 from wire.signing import PrivateKey
 from wire.tensors import flatten, quantize, read_integers, read_params, write_params
@@ -133,6 +134,13 @@ def test_the_signature_covers_the_bytes_that_the_specification_says(
     assert body.hex() == item["body"]
     public = bytes.fromhex(vectors["keys"][item["key"]]["public"])
     Ed25519PublicKey.from_public_bytes(public).verify(signature, signed)
+
+
+@each("deltas")
+def test_a_delta_has_exactly_these_bytes(vectors: dict[str, Any], item: dict[str, Any]) -> None:
+    base, target, delta = (bytes.fromhex(item[name]) for name in ("base", "target", "delta"))
+    assert encode(base, target) == delta
+    assert decode(base, delta, len(target)) == target
 
 
 @each("refused")
