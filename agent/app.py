@@ -93,6 +93,7 @@ class Agent:
             training.pause_s,
             self._made,
             Unfinished(self._state),
+            chunk_bytes=self._settings.outbox.chunk_bytes,
         )
         connection = Connection(
             self._settings.broker,

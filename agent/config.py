@@ -13,6 +13,7 @@ import msgspec
 
 from agent.learning.choice import BackendName
 from agent.sensors.opcua import OpcUaSettings, node_problem
+from wire.chunks import CHUNK_BYTES
 from wire.codec import MAX_BYTES
 from wire.errors import SettingsError, WireError
 from wire.messages import Credential
@@ -71,6 +72,7 @@ class OutboxTable(Settings, frozen=True, kw_only=True):
     """`[outbox]`: how much may wait for the link."""
 
     quota_bytes: Annotated[int, msgspec.Meta(ge=100_000)] = 256 << 20
+    chunk_bytes: Annotated[int, msgspec.Meta(ge=256, le=16 << 20)] = CHUNK_BYTES
 
 
 class AgentSettings(Settings, frozen=True, kw_only=True):

@@ -4,9 +4,9 @@ On every connection: subscribe, publish the birth, then deliver (`agent/delivery
 side by side until the connection ends.  Whatever comes in is checked before it changes anything;
 what is refused is logged with its reason and shown in the status, and the connection goes on.
 
-A card that was restored from a backup or copied says so in three ways: a state of this incarnation
-with a session above ours, a coordinator that knows more updates of it than were made here, and a
-receipt for another content under one of our ids.  Each begins a new incarnation and connection.
+A card that was restored from a backup or copied shows in three ways: a state of this incarnation
+that has made more updates than we have, a coordinator that knows more of them, and a receipt for
+another content under one of our ids.  Each begins a new incarnation and connection.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class Connection:
         self._overwritten = asyncio.Event()
         self._fetch = Fetch(self.adoption)
         self._renewed = asyncio.Event()
-        self._session = 0
+        self._session = self._seen_session = 0
         self._up_s = math.inf
         self._delivery = Delivery(self.outbox, self.schedule, self.identity, self._live, self.made)
 
@@ -80,7 +80,7 @@ class Connection:
             await asyncio.sleep(waits.wait_s(time.monotonic() - self._up_s))
 
     async def _connected(self) -> None:
-        self._session = self.outbox.next_session()
+        self._session = self.outbox.next_session(self._seen_session)
         counter = Counter(self._session)
         self.status.session = self._session
         will = Will(self._topics.state(self._agent), self._state("offline", counter))
@@ -103,10 +103,10 @@ class Connection:
             tasks.create_task(self._leave_when_renewed(), name="renewed")
 
     async def _leave_when_renewed(self) -> None:
-        """End a connection whose will and birth name an incarnation that is over."""
-        await self._renewed.wait()
+        """End a connection whose will and birth name an incarnation or a session that is over."""
         self._renewed.clear()
-        raise LinkDownError("a new incarnation begins")
+        await self._renewed.wait()
+        raise LinkDownError("a new incarnation or session begins")
 
     def _begin_again(self, reason: str) -> None:
         """This card was restored or copied: what it makes from here on gets ids of its own."""
@@ -218,15 +218,21 @@ class Connection:
     def _on_own_state(self, payload: bytes) -> None:
         """Look at what the broker retains about this agent.
 
-        A late will, published for an earlier connection, is answered with a new birth.
+        A late will, published for an earlier connection, is answered with a new birth; so is a
+        state of an earlier incarnation, which a broker may bring back.
         """
         opened = open_envelope(payload, "agent-state")
         opened.verify(self.identity.trust.federation, self.identity.key.public)
         state = parse_body(opened, AgentState)
         if state.incarnation != self.outbox.incarnation:
-            return
-        if state.session > self._session:
-            self._begin_again(f"session {state.session} of it was here before {self._session}")
+            if self.outbox.knows(state.incarnation):
+                self._overwritten.set()
+        elif state.produced > self.outbox.produced:
+            self._begin_again(f"{state.produced} updates of it were announced before")
+        elif state.session > self._session:
+            # The disk could not keep our last session numbers: go on above them.
+            self._seen_session = state.session
+            self._renewed.set()
         elif state.status == "offline":
             self._overwritten.set()
 

@@ -27,7 +27,7 @@ from agent.outbox import Outbox, UpdateId
 from agent.status import Status
 from agent.tombstones import bury_doomed, seal_update
 from agent.unfinished import Job, TrainingRows, Unfinished
-from wire.chunks import describe
+from wire.chunks import CHUNK_BYTES, describe
 from wire.codec import Counter
 from wire.database import DiskError
 from wire.messages import Policy, UpdateHeader
@@ -104,7 +104,12 @@ def plan_for(policy: Policy, agent: str, version: int) -> TrainingPlan:
 
 
 def make_update(
-    adopted: Adopted, trained: Trained, identity: Identity, outbox: Outbox, counter: Counter
+    adopted: Adopted,
+    trained: Trained,
+    identity: Identity,
+    outbox: Outbox,
+    counter: Counter,
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> UpdateId:
     """Clip and quantize the delta and make it durable; return the update's id.
 
@@ -130,7 +135,7 @@ def make_update(
             scale=policy.scale,
             bits=policy.bits,
             saturated=saturated,
-            content=describe(content),
+            content=describe(content, chunk_bytes),
         )
         return seal_update(header, identity, counter), content
 
@@ -153,6 +158,7 @@ class Learner:
     made: asyncio.Event
     unfinished: Unfinished
     checkpoint_s: float = 30.0
+    chunk_bytes: int = CHUNK_BYTES
 
     async def run(self) -> None:
         """Train whenever the head and the rows allow it, until cancelled."""
@@ -216,7 +222,14 @@ class Learner:
         """Make the update; while the disk refuses it, hold what was trained and try again."""
         while True:
             try:
-                return make_update(adopted, trained, self.identity, self.outbox, self.counter)
+                return make_update(
+                    adopted,
+                    trained,
+                    self.identity,
+                    self.outbox,
+                    self.counter,
+                    self.chunk_bytes,
+                )
             except DiskError as error:  # logged by the outbox
                 self.status.learning = f"waiting for the disk: {error}"
                 await asyncio.sleep(_AFTER_FAILURE_S)

@@ -153,14 +153,17 @@ class Outbox:
         self._identity = self._file.read(_identity, self._identity)
         return self._identity
 
-    def next_session(self) -> int:
+    def next_session(self, above: int = 0) -> int:
         """Return a session number above all earlier ones; durable before it is returned.
+
+        Args:
+          above: one that was seen elsewhere, which this file has forgotten or never knew.
 
         On a disk that can not be written it is counted in memory, above the durable one.  Then a
         restart hands it out again, and the coordinator takes that connection's birth and reports
         for old ones until the numbers have passed it; updates are not affected.
         """
-        self._session = max(self._read_identity()[1], self._session) + 1
+        self._session = max(self._read_identity()[1], self._session, above) + 1
         known = self.problem
         try:
             self._write(partial(_set_session, session=self._session))
@@ -423,6 +426,17 @@ class Outbox:
     def produced(self) -> int:
         """Highest sequence of the current incarnation."""
         return self.highest(self.incarnation)
+
+    def knows(self, incarnation: str) -> bool:
+        """Whether an incarnation is, or once was, this card's own."""
+
+        def look(database: sqlite3.Connection) -> bool:
+            found = database.execute(
+                "SELECT count(*) FROM incarnations WHERE incarnation = ?", (incarnation,)
+            )
+            return bool(found.fetchone()[0])
+
+        return self._file.read(look, otherwise=False)
 
     def highest(self, incarnation: str) -> int:
         """Highest sequence that this file knows of an incarnation; 0 of an unknown one."""

@@ -62,6 +62,9 @@ def write_status(directory: Path, status: Status) -> None:
 def read_status(directory: Path) -> Status | None:
     """Read the status file, or None when there is none yet.
 
+    It is written twice a second and not synced, to spare the card; what a power cut leaves of it
+    is none.
+
     Raises:
       SettingsError: it can not be read, or another version of the agent wrote it.
     """
@@ -75,6 +78,8 @@ def read_status(directory: Path) -> Status | None:
         raise SettingsError(str(path), None, None, f"can not read: {error.strerror}") from None
     try:
         return msgspec.json.decode(data, type=Status)
-    except msgspec.MsgspecError as error:
+    except msgspec.ValidationError as error:
         reason = f"not the status of this version of the agent: {error}"
         raise SettingsError(str(path), None, None, reason) from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None

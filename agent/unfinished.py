@@ -135,7 +135,10 @@ class Unfinished:
             self._held = (job, rows, checkpoint)
 
     def discard(self) -> None:
-        """Delete both files; the checkpoint first, so that it never stands beside other rows."""
+        """Delete both files; the checkpoint first, so that it does not stand beside other rows.
+
+        After a power cut it may all the same; the child refuses it then by the rows' digest.
+        """
         self._written = self._held = None
         try:
             self._checkpoint.unlink(missing_ok=True)

@@ -24,6 +24,7 @@ from coordinator.store import KnownAgent, Store
 from coordinator.strategy import Rejected
 from wire.chunks import split
 from wire.codec import Counter, Opened, ReplayGuard, open_envelope, parse_body, seal
+from wire.database import DiskError
 from wire.errors import (
     LinkDownError,
     MalformedError,
@@ -109,6 +110,10 @@ class Connection:
                 await self._connected()
             except* (LinkDownError, PacketTooLargeError) as group:
                 logger.warning("broker lost: %s", reason_of(group))
+            except* DiskError as group:
+                # Nothing that was not stored was receipted; agents stop sending while this program
+                # is offline, and offer everything again.
+                logger.error("offline until the disk works: %s", reason_of(group))  # noqa: TRY400
             lived_s = time.monotonic() - began_s if self.is_up else 0.0
             self.is_up = False
             await asyncio.sleep(waits.wait_s(lived_s))
@@ -239,7 +244,13 @@ class Connection:
             reason = f"credential {credential.serial} of {agent} was replaced by {known.serial}"
             raise SignatureError(reason)
         if known is not None and _is_earlier(state, credential, known):
-            return  # the will of an earlier connection, or a replay
+            # The will of an earlier connection, a replay, or a card restored from a backup, which
+            # has forgotten its last sessions.
+            if state.status == "online":
+                self._answer_birth(agent, state)
+            return
+        if known is not None and state.incarnation != known.incarnation:
+            self._note_new_incarnation(agent, known, state)
         born = KnownAgent(
             agent=agent,
             site=credential.site,
@@ -256,12 +267,13 @@ class Connection:
 
     def _answer_birth(self, agent: str, state: AgentState) -> None:
         highest = self.store.highest(agent, state.incarnation)
-        if highest > state.produced:
-            detail = f"incarnation {state.incarnation} has made {state.produced} updates, "
-            detail += f"but {highest} are known here: its card was restored or copied"
-            self.store.raise_alarm(agent, "restored", detail)
-            logger.error("ALARM %s: %s", agent, detail)
         self._send([(agent, Watermark(state.incarnation, highest))])
+
+    def _note_new_incarnation(self, agent: str, known: KnownAgent, state: AgentState) -> None:
+        detail = f"incarnation {state.incarnation} after {known.incarnation}: "
+        detail += "its card was wiped, restored from a backup, copied or damaged"
+        self.store.raise_alarm(agent, "new incarnation", detail)
+        logger.error("ALARM %s: %s", agent, detail)
 
     def _verify_agent(self, opened: Opened, agent: str) -> KnownAgent:
         known, key = self._known.get(agent) or self._look_up(opened, agent)
@@ -376,7 +388,11 @@ def _is_earlier(state: AgentState, credential: Credential, known: KnownAgent) ->
     """Whether a birth or will is of an earlier connection than the last one seen.
 
     A will is signed before its connection's birth, so sessions are compared and not counters; they
-    grow within an incarnation, and a new credential is new whatever its session.
+    grow within an incarnation, and a new credential is new whatever its session.  Only a birth may
+    begin an incarnation: a will of another one than the last is late.
     """
-    same = (credential.serial, state.incarnation) == (known.serial, known.incarnation)
-    return same and state.session < known.session
+    if credential.serial != known.serial:
+        return False
+    if state.incarnation != known.incarnation:
+        return state.status == "offline"
+    return state.session < known.session

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.aggregate import Buffer, settled
-from wire.database import open_database, transaction
+from wire.database import open_database, sqlite_errors, transaction
 from wire.messages import Content, Delta, Evaluation, UpdateHeader, VersionRef
 
 _SCHEMA = """
@@ -85,7 +85,7 @@ CREATE TABLE IF NOT EXISTS alarms (
   PRIMARY KEY (agent, kind)
 ) STRICT;
 """
-AlarmKind = Literal["two contents", "restored"]
+AlarmKind = Literal["two contents", "new incarnation"]
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,6 +143,7 @@ class Store:
 
     def __init__(self, path: Path | str) -> None:
         self._db = open_database(path, _SCHEMA, durable=True)
+        self._path = str(path)
 
     def transaction(self) -> AbstractContextManager[None]:
         """One atomic, durable step."""
@@ -384,7 +385,8 @@ class Store:
 
     def set_order_due(self, agent: str, *, is_due: bool) -> None:
         """Note that an order was sent, or that a new connection has to hear it again."""
-        self._db.execute("UPDATE commands SET is_due = ? WHERE agent = ?", (is_due, agent))
+        with self.soft_transaction():
+            self._db.execute("UPDATE commands SET is_due = ? WHERE agent = ?", (is_due, agent))
 
     # Evaluations
 
@@ -408,11 +410,12 @@ class Store:
 
     def raise_alarm(self, agent: str, kind: AlarmKind, detail: str) -> None:
         """Remember what a person has to look at; the same kind again replaces the detail."""
-        self._db.execute(
-            "INSERT INTO alarms VALUES (?, ?, ?, 1, ?) ON CONFLICT (agent, kind) DO UPDATE SET"
-            " detail = excluded.detail, number = number + 1, last_at = excluded.last_at",
-            (agent, kind, detail, time.time()),
-        )
+        with sqlite_errors(self._path):
+            self._db.execute(
+                "INSERT INTO alarms VALUES (?, ?, ?, 1, ?) ON CONFLICT (agent, kind) DO UPDATE SET"
+                " detail = excluded.detail, number = number + 1, last_at = excluded.last_at",
+                (agent, kind, detail, time.time()),
+            )
 
     def alarms(self) -> list[tuple[str, str, str, int]]:
         """All alarms so far: (agent, kind, newest detail, how often)."""

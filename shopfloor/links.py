@@ -1,8 +1,9 @@
 """Plant links that fail: a TCP proxy that cuts and throttles one agent's way to the broker.
 
 Responsible for forwarding, for outages by a seed, for counting bytes and for a log of what
-happened, which the demo's report shades and judges by.  Refuses to alter bytes: it forwards
-them, delays them or loses the connection, as real links do.
+happened, which the demo's report shades and judges by.  Refuses to alter bytes itself: it forwards
+them, delays them or loses the connection, as real links do.  Who wants more (`shopfloor/chaos`
+repeats and reorders MQTT messages) hands it a `Carrier` for each connection.
 
 Invariants: while a link is down no byte crosses it; every outage ends with all connections of
 before it aborted, so that nothing written during it arrives later by the same connection.
@@ -25,7 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, Self
+from typing import Final, Literal, NamedTuple, Protocol, Self
 
 from shopfloor.lifetime import add_parent_option, run_until_told_to_stop
 
@@ -34,6 +35,11 @@ Record = Callable[[Mapping[str, object]], None]
 
 READ_BYTES: Final = 16_384
 BYTES_EVENT_INTERVAL_S: Final = 1.0
+CARRIER_TURN_S: Final = 0.1
+"""A carrier is asked at least this often what is due to go out."""
+_PIECE_BYTES: Final = 1_400
+"""What a throttled link sends at once: about one Ethernet frame, so that a cut falls anywhere."""
+_END_S: Final = 5.0
 _MAX_SPREAD: Final = 1 / 3
 _EARLIEST: Final = 1 / 4
 _LINGER_NONE: Final = struct.pack("ii", 1, 0)
@@ -100,6 +106,16 @@ def outages(seed: int, name: str, down_share: float, mean_down_s: float) -> Iter
         cycle += 1
 
 
+class Carrier(Protocol):
+    """What becomes of the bytes of one connection; both methods raise OSError to end it."""
+
+    def up(self, data: bytes, now_s: float) -> bytes:
+        """What to send to the target, now that `data` came (nothing, when only time passed)."""
+
+    def down(self, data: bytes, now_s: float) -> bytes:
+        """What to send to whoever connected, now that `data` came."""
+
+
 class TokenBucket:
     """How long to wait before sending, so that a rate holds; pure, time is passed in.
 
@@ -113,6 +129,11 @@ class TokenBucket:
         self._burst_bytes = burst_bytes
         self._tokens = burst_bytes
         self._filled_at_s: float | None = None
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a rate to keep."""
+        return self._rate_bytes_s > 0.0
 
     def reserve(self, count: int, now_s: float) -> float:
         """Take `count` bytes out, going into debt, and return the seconds until it is paid."""
@@ -140,15 +161,23 @@ class FlakyLink:
     Args:
       link: the ports.
       rate_bytes_s: limit for each direction, over all connections; 0 means none.
+      carrier: makes the carrier of a new connection; None forwards bytes as they are.
     """
 
-    def __init__(self, link: Link, rate_bytes_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        link: Link,
+        rate_bytes_s: float = 0.0,
+        carrier: Callable[[], Carrier] | None = None,
+    ) -> None:
         self.link = link
-        # A quarter of a second of burst keeps small messages prompt, as a link's queue would.
-        burst = rate_bytes_s / 4
-        self._up = _Direction(TokenBucket(rate_bytes_s, burst))
-        self._down = _Direction(TokenBucket(rate_bytes_s, burst))
+        self._carrier = carrier
+        self._delay_s = 0.0
+        self._up = _Direction(TokenBucket(0.0, 0.0))
+        self._down = _Direction(TokenBucket(0.0, 0.0))
+        self.throttle(rate_bytes_s, 0.0)
         self._writers: set[asyncio.StreamWriter] = set()
+        self._handlers: set[asyncio.Task[None]] = set()
         self._outage: Mode | None = None
         self._server: asyncio.Server | None = None
 
@@ -162,6 +191,19 @@ class FlakyLink:
         """Bytes forwarded to the agent so far."""
         return self._down.forwarded_bytes
 
+    def throttle(self, rate_bytes_s: float, delay_s: float) -> None:
+        """From now on forward at most this rate each way, each piece late by `delay_s`."""
+        # A quarter of a second of burst keeps small messages prompt, as a link's queue would.
+        burst = rate_bytes_s / 4
+        self._up.bucket = TokenBucket(rate_bytes_s, burst)
+        self._down.bucket = TokenBucket(rate_bytes_s, burst)
+        self._delay_s = delay_s
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the link is cut now."""
+        return self._outage is not None
+
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(
             self._connected, "127.0.0.1", self.link.listen_port, limit=READ_BYTES
@@ -172,7 +214,9 @@ class FlakyLink:
         if self._server is not None:
             self._server.close()
             self._abort_all()
-            await self._server.wait_closed()
+            await self._server.wait_closed()  # Python 3.11 returns at once and leaves the handlers
+            if self._handlers:
+                await asyncio.wait(self._handlers, timeout=_END_S)
 
     def cut(self, mode: Mode) -> None:
         """Take the link down."""
@@ -191,6 +235,10 @@ class FlakyLink:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection from the agent until either end closes or the link is cut."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._handlers.add(task)
+            task.add_done_callback(self._handlers.discard)
         if self._outage is not None:
             _abort(writer)
             return
@@ -206,10 +254,12 @@ class FlakyLink:
         self._writers.add(target_writer)
         if writer.is_closing():  # cut while connecting
             _abort(target_writer)
+        carrier = self._carrier() if self._carrier else None
+        up, down = (carrier.up, carrier.down) if carrier else (None, None)
         try:
             async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(self._pump(reader, target_writer, self._up))
-                pumps.create_task(self._pump(target_reader, writer, self._down))
+                pumps.create_task(self._pump(reader, target_writer, self._up, up))
+                pumps.create_task(self._pump(target_reader, writer, self._down, down))
         except* OSError:  # one end is gone, so is the other
             _abort(writer)
             _abort(target_writer)
@@ -219,18 +269,46 @@ class FlakyLink:
                 self._writers.discard(each)
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: _Direction
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        way: _Direction,
+        carry: Callable[[bytes, float], bytes] | None,
     ) -> None:
         clock = asyncio.get_running_loop().time
-        while data := await reader.read(READ_BYTES):
-            await asyncio.sleep(way.bucket.reserve(len(data), clock()))
-            if self._outage is not None or writer.is_closing():
-                continue  # swallowed
-            writer.write(data)
-            way.forwarded_bytes += len(data)
-            await writer.drain()
+        while True:
+            data = await _read(reader, CARRIER_TURN_S if carry else None)
+            if data == b"":
+                break
+            out = carry(data or b"", clock()) if carry else data
+            if out:
+                await self._forward(out, writer, way)
         if not writer.is_closing():
             writer.write_eof()
+
+    async def _forward(self, data: bytes, writer: asyncio.StreamWriter, way: _Direction) -> None:
+        clock = asyncio.get_running_loop().time
+        await asyncio.sleep(self._delay_s)
+        at = 0
+        while at < len(data):
+            size = _PIECE_BYTES if way.bucket.is_limited else len(data)
+            piece = data[at : at + size]
+            at += size
+            await asyncio.sleep(way.bucket.reserve(len(piece), clock()))
+            if self._outage is not None or writer.is_closing():
+                continue  # swallowed
+            writer.write(piece)
+            way.forwarded_bytes += len(piece)
+            await writer.drain()
+
+
+async def _read(reader: asyncio.StreamReader, patience_s: float | None) -> bytes | None:
+    """Bytes that came, none at the end of the stream, or None when nothing came in time."""
+    try:
+        async with asyncio.timeout(patience_s):
+            return await reader.read(READ_BYTES)
+    except TimeoutError:
+        return None
 
 
 def _abort(writer: asyncio.StreamWriter) -> None:

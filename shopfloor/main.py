@@ -1,7 +1,8 @@
 """`journeyman`: the umbrella command, and the one program that sees all others.
 
 journeyman demo                three factories learn together on this computer
-journeyman keys ...            root, charter, agents' keys and credentials
+journeyman keys ...            root, charter, agents' keys and credentials, the CA
+journeyman enrolment ...       admit gateways with one-time tokens
 journeyman bundle ...          build, inspect, sign, verify, test and export model bundles
 journeyman agent|coordinator   the same as journeyman-agent, journeyman-coordinator
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from shopfloor.enrolment_command import add_enrolment, add_key_actions
 from wire.errors import SettingsError, WireError
 
 
@@ -54,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_keys(commands)
+    add_enrolment(commands)
     commands.add_parser("bundle", help="build, inspect, sign, verify, test, export model bundles")
     return parser
 
@@ -162,6 +165,7 @@ def _add_keys(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     show.add_argument("charter", type=Path)
     show.add_argument("--root", required=True, help="the root's public key, 64 hexadecimal digits")
     show.set_defaults(command=_keys_show)
+    add_key_actions(actions)
 
 
 def _keys_federation(options: argparse.Namespace) -> int:

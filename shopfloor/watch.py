@@ -228,7 +228,7 @@ class Watch:
         for site in self.plant.sites:
             outbox = Outbox(site.state / "outbox.db", 1 << 40)
             for entry in outbox.account():
-                produced[(site.agent, outbox.incarnation, entry.sequence)] = entry
+                produced[(site.agent, entry.incarnation, entry.sequence)] = entry
             outbox.close()
         return produced
 

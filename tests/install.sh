@@ -5,6 +5,8 @@
 #   mosquitto        with apt: a real broker
 #   nodejs, npm      with apt: run node-opcua, an OPC UA server that shares no code with asyncua
 #   systemd          with apt: systemd-analyze judges the units
+#   gcc, libc6-dev   with apt: compile the fault shim (power cuts, full disks, clock jumps)
+#   atheris          into PYTHON's environment, with pip: coverage guides tests/fuzz
 #   TFLite           with pip: ai-edge-litert with tflite-micro, and tflite-runtime (Python 3.11),
 #                    each in an environment of its own under tests/tflite
 #
@@ -14,6 +16,7 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${1:?usage: tests/install.sh PYTHON}
 TORCH=2.13.0
+ATHERIS=3.0.0
 
 say() { printf '[test] %s\n' "$*"; }
 have() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null; }
@@ -24,6 +27,7 @@ install_with_apt() {
   have node || packages+=(nodejs)
   have npm || packages+=(npm)
   have systemd-analyze || packages+=(systemd)
+  have cc || packages+=(gcc libc6-dev)
   ((${#packages[@]})) || return 0
   if ! have apt-get; then
     say "missing: ${packages[*]}; no apt here, so tests that need them are skipped"
@@ -56,6 +60,17 @@ install_torch() {
     "the registry's build, on Linux some gigabytes)"
   "$python" -m pip install -q --disable-pip-version-check "torch==$TORCH" ||
     say "pip could not install torch; tests that compare with it are skipped"
+}
+
+install_atheris() {
+  local found
+  found=$("$python" -c 'import importlib.metadata as m; print(m.version("atheris"))' 2>/dev/null) ||
+    found=none
+  [[ $found != "$ATHERIS" ]] || return 0
+  say "installing atheris==$ATHERIS with pip (only tests use it)"
+  # Wheels only: building it takes a clang with libFuzzer.
+  "$python" -m pip install -q --disable-pip-version-check --only-binary :all: \
+    "atheris==$ATHERIS" || say "pip could not install atheris; fuzzing goes on without coverage"
 }
 
 install_node_opcua() {
@@ -108,5 +123,6 @@ install_tflite() {
 
 install_with_apt
 install_torch
+install_atheris
 install_node_opcua
 install_tflite

@@ -41,7 +41,7 @@ CA_CERTIFICATE = "ca.crt"
 SERVICE_DAYS = 1825
 """Broker and coordinator: when theirs ends, the whole federation stands still."""
 AGENT_DAYS = 397
-"""What browsers accepted of servers until 2026: a year, and some weeks to renew in."""
+"""Under the 398 days that servers had (CA/Browser Forum, Baseline Requirements 6.3.2, 2020)."""
 MAX_CERTIFICATE_BYTES = 4096
 MAX_PEM_BYTES = 8192
 RESERVED = frozenset({"ca", BROKER, COORDINATOR, "root", "charter", "enrolment", "author"})

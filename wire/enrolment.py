@@ -194,7 +194,7 @@ class Enrolled:
 def check_agent(agent: str) -> str:
     """Return `agent` when a gateway may be called so; `MalformedError` otherwise."""
     check_name(agent, "agent")
-    if agent in RESERVED or agent.endswith((".tls", ".")):
+    if agent in RESERVED or agent.endswith(".tls"):
         raise MalformedError(f"no agent may be called {agent!r}: the federation's files are")
     return agent
 

@@ -10,6 +10,8 @@
     LinkDownError              the connection to the broker ended (transient)
     PacketTooLargeError        more bytes in one message than the broker said it takes
 
+What disks do is in `wire/database.py`: DiskError (full, read-only, failing), DamagedError.
+
 Remote misbehavior is `WireError`; what the reader of a log can do about it is in the message.
 """
 

@@ -44,6 +44,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from wire.errors import LinkDownError, PacketTooLargeError, SettingsError
+from wire.files import check_secret
 from wire.pacing import BulkWindow, TokenBucket
 from wire.settings import Settings
 
@@ -297,6 +298,10 @@ class Link:
     def attach(self) -> None:
         """Let the event loop serve the connected socket."""
         self._socket = cast("socket.socket | None", self._client.socket())
+        if self._socket is not None:
+            # Else the end of a large record waits for a delayed ACK: 39 ms for 100 kB over TLS
+            # against 0.6 ms (mosquitto 2.0.11, loopback).
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._resume_reading()
         if self._client.want_write():
             self._on_register_write(self._client, None, self._socket)
@@ -487,6 +492,12 @@ async def _accepted(link: Link, broker: BrokerSettings) -> None:
     except TimeoutError:
         reason = f"the broker at {broker.host}:{broker.port} did not answer the connection"
         raise LinkDownError(reason) from None
+    except LinkDownError as error:
+        reason = f"{broker.host}:{broker.port} did not accept the connection: {error}"
+        if broker.cert_file:
+            # TLS 1.3 lets a client finish its handshake before the server has judged it.
+            reason += f"; is {broker.cert_file} expired, revoked or of another CA? See its log"
+        raise LinkDownError(reason) from None
 
 
 def _client(broker: BrokerSettings, client_id: str, will: Will | None) -> paho.Client:
@@ -536,6 +547,8 @@ def _set_identity(client: paho.Client, broker: BrokerSettings) -> None:
         client.username_pw_set(broker.username, password)
     if broker.ca_file:
         try:
+            if broker.key_file:
+                check_secret(Path(broker.key_file), "the key for the broker")
             client.tls_set(broker.ca_file, broker.cert_file or None, broker.key_file or None)
         except (OSError, ValueError) as error:
             reason = f"can not use the CA, certificate or key for the broker: {error}"

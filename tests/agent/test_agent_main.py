@@ -68,16 +68,6 @@ def test_a_state_directory_that_can_not_be_made_ends_with_2(
     assert "agent.state_dir: can not use" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["outbox.db", "models.db", "history.db"])
-def test_a_state_file_that_is_no_database_ends_with_2_and_is_named(
-    config: Path, capsys: pytest.CaptureFixture[str], name: str
-) -> None:
-    (config.parent / "state").mkdir()
-    (config.parent / "state" / name).write_bytes(b"no database at all" * 100)
-    assert main(["run", str(config)]) == 2
-    assert f"{name}: can not open the database" in capsys.readouterr().err
-
-
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])

@@ -317,7 +317,7 @@ def test_a_late_will_is_answered_by_a_new_birth(
     beside(scenario)
 
 
-@pytest.mark.parametrize("evidence", ["session", "watermark", "other content", "conflict"])
+@pytest.mark.parametrize("evidence", ["state", "watermark", "other content", "conflict"])
 def test_a_card_that_was_restored_or_copied_begins_a_new_incarnation(
     site: Site, beside: RunScenario, federation: Federation, identity: Identity, evidence: str
 ) -> None:
@@ -329,11 +329,12 @@ def test_a_card_that_was_restored_or_copied_begins_a_new_incarnation(
         birth = await coordinator.state("online")
         about = {"incarnation": header.incarnation, "sequence": 1, "status": "refused"}
         match evidence:
-            case "session":  # somebody had this incarnation after the backup was made
+            case "state":  # somebody had this incarnation after the backup was made
                 later = AgentState(
                     status="offline",
                     incarnation=birth.incarnation,
                     session=birth.session + 7,
+                    produced=100,
                     credential=birth.credential,
                 )
                 state = seal(
@@ -367,6 +368,46 @@ def test_a_card_that_was_restored_or_copied_begins_a_new_incarnation(
         else:  # the update from before keeps its id, and is offered on until it has its outcome
             await coordinator.settle(header, "committed")
             await site.until(lambda at: at.outcomes.get("committed") == 1)
+
+    beside(scenario)
+
+
+def test_a_session_that_the_disk_forgot_is_passed_and_the_incarnation_goes_on(
+    site: Site, beside: RunScenario, federation: Federation, identity: Identity
+) -> None:
+    async def scenario(coordinator: Coordinator) -> None:
+        site.start()
+        birth = await coordinator.state("online")
+        forgotten = AgentState(
+            status="offline",
+            incarnation=birth.incarnation,
+            session=birth.session + 7,
+            credential=birth.credential,
+        )
+        key = identity.key
+        state = seal(forgotten, federation=FEDERATION, signer=AGENT, counter=9, key=key)
+        await coordinator.link.publish(federation.topics.state(AGENT), state, retain=True)
+        again = await coordinator.state("online", above_session=birth.session + 7)
+        assert again.incarnation == birth.incarnation
+
+    beside(scenario)
+
+
+def test_an_old_incarnation_that_a_broker_brings_back_is_answered_with_a_birth(
+    site: Site, beside: RunScenario, federation: Federation, identity: Identity
+) -> None:
+    async def scenario(coordinator: Coordinator) -> None:
+        site.start()
+        await coordinator.is_online()
+        birth = await coordinator.state("online")
+        await coordinator.send(Receipts(incarnation=birth.incarnation, highest=5))
+        renewed = await coordinator.state("online", above_session=birth.session)
+        assert renewed.incarnation != birth.incarnation
+        before = len(coordinator.seen)
+        old = seal(birth, federation=FEDERATION, signer=AGENT, counter=9, key=identity.key)
+        await coordinator.link.publish(federation.topics.state(AGENT), old, retain=True)
+        again = await coordinator.state("online", after=before + 1, above_session=birth.session)
+        assert again.incarnation == renewed.incarnation
 
     beside(scenario)
 

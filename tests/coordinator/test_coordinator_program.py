@@ -221,7 +221,7 @@ def test_a_fresh_subscriber_verifies_everything_that_the_head_names(
     on_floor(plant, verify)
 
 
-def test_a_birth_is_answered_with_what_is_known_and_a_restored_card_raises_an_alarm(
+def test_a_birth_is_answered_with_what_is_known_and_a_new_incarnation_raises_an_alarm(
     plant: Plant, broker: Broker
 ) -> None:
     plant.start()
@@ -236,13 +236,22 @@ def test_a_birth_is_answered_with_what_is_known_and_a_restored_card_raises_an_al
         await watched.birth("press-1", session=2, produced=2)
         assert await watched.watermark("press-1", after=1) == (site.incarnation, 2)
         assert status_of(plant)["alarms"] == []
-        await watched.birth("press-1", session=3, produced=1)  # from a backup of its card
+        await watched.birth("press-1", session=1, produced=1)  # from a backup of its card
         assert await watched.watermark("press-1", after=2) == (site.incarnation, 2)
+        assert status_of(plant)["alarms"] == []  # what the agent makes of it is one
+        old, site.incarnation = site.incarnation, "f" * 16
+        await watched.birth("press-1", session=4)
+        assert await watched.watermark("press-1", after=3) == ("f" * 16, 0)
+        site.incarnation = old
+        await watched.birth("press-1", session=4, status="offline")  # a late will: no news
+        site.incarnation = "f" * 16
+        await watched.offer(site.update(head.train))
+        await watched.receipt("press-1", "committed", 3)
 
     on_floor(plant, story)
     (alarm,) = status_of(plant)["alarms"]
-    assert (alarm["agent"], alarm["kind"], alarm["number"]) == ("press-1", "restored", 1)
-    assert "has made 1 updates, but 2 are known" in alarm["detail"]
+    assert (alarm["agent"], alarm["kind"], alarm["number"]) == ("press-1", "new incarnation", 1)
+    assert "ffff after 0123" in alarm["detail"]
 
 
 def test_a_broker_that_takes_small_packets_gets_small_chunks(plant: Plant, broker: Broker) -> None:

@@ -79,7 +79,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         agent = f"gateway-{site.lower()}"
         outbox = Outbox(run / agent / "outbox.db", 1 << 40)
         for entry in outbox.account():
-            statuses[(agent, outbox.incarnation, entry.sequence)] = entry.status
+            statuses[(agent, entry.incarnation, entry.sequence)] = entry.status
         outbox.close()
     report = json.loads((out / "report.json").read_text())
     return Finished(out, run, report, ledger, set(statuses), statuses)

@@ -228,6 +228,54 @@ def test_a_throttled_link_takes_at_least_its_time() -> None:
     through_a_link(rate, check)
 
 
+def test_a_link_can_become_slow_and_late_and_fast_again() -> None:
+    async def check(proxy: FlakyLink, _target: Target, port: int) -> None:
+        clock = asyncio.get_running_loop().time
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        proxy.throttle(20_000, 0.1)
+        start_s = clock()
+        writer.write(b"x" * 15_000)
+        await reader.readexactly(15_000)
+        assert clock() - start_s >= 0.1 + 0.1 + (15_000 - 20_000 / 4) / 20_000 * 0.95
+        proxy.throttle(0.0, 0.0)
+        writer.write(b"x" * 500_000)  # at the rate of before this would take 25 s
+        async with asyncio.timeout(15):
+            await reader.readexactly(500_000)
+        writer.close()
+
+    through_a_link(0.0, check)
+
+
+class Shouting:
+    """A carrier that changes what goes up, adds what is due, and ends the connection at a word."""
+
+    def up(self, data: bytes, _now_s: float) -> bytes:
+        if b"end" in data:
+            raise ConnectionError
+        return data.upper() if data else b"."
+
+    def down(self, data: bytes, _now_s: float) -> bytes:
+        return data
+
+
+def test_a_carrier_says_what_is_sent_also_when_only_time_passes_and_ends_the_connection() -> None:
+    async def run() -> None:
+        target = Target()
+        server = await asyncio.start_server(target.serve, "127.0.0.1", 0)
+        async with server, asyncio.timeout(30):
+            link = Link("L", free_port(), server.sockets[0].getsockname()[1])
+            async with FlakyLink(link, carrier=Shouting):
+                reader, writer = await asyncio.open_connection("127.0.0.1", link.listen_port)
+                writer.write(b"loud")
+                assert (await reader.readuntil(b"LOUD")).strip(b".") == b"LOUD"
+                await reader.readuntil(b"...")  # nothing was sent for three turns
+                writer.write(b"end")
+                with pytest.raises(ConnectionResetError):
+                    await reader.readuntil(b"end")
+
+    asyncio.run(run())
+
+
 def test_a_served_link_records_its_outages_and_its_bytes() -> None:
     events: list[Mapping[str, object]] = []
 

@@ -73,7 +73,7 @@ def test_only_durable_files_wait_for_the_disk(tmp_path: Path, durable: bool, lev
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     path.write_bytes(b"certainly not a database" * 100)
-    with pytest.raises(SettingsError, match="can not open the database.*a backup") as error:
+    with pytest.raises(SettingsError, match=r"can not open the database.*a backup") as error:
         open_database(path, SCHEMA, durable=True)
     assert error.value.file == str(path)
     with pytest.raises(SettingsError):

@@ -399,6 +399,20 @@ def test_a_wrong_file_is_the_users_error_and_not_a_dead_link(wrong: dict[str, An
         asyncio.run(scenario())
 
 
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    key = tmp_path / "gateway-1.tls.key"
+    key.write_text("a secret")
+    key.chmod(0o640)
+
+    async def scenario() -> None:
+        files: dict[str, Any] = dict.fromkeys(("ca_file", "cert_file", "key_file"), str(key))
+        async with connect(settings(1, **files), "writer"):
+            pass
+
+    with pytest.raises(SettingsError, match=r"gateway-1\.tls\.key: .*chmod 600"):
+        asyncio.run(scenario())
+
+
 def test_something_that_listens_but_is_no_broker_is_given_up() -> None:
     async def scenario() -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:

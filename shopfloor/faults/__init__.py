@@ -1,0 +1,1 @@
+"""Faults of disk and clock, put under a real process: full disks, clock jumps, cut power."""

@@ -1,0 +1,103 @@
+"""Who may say and hear what, written down once more and apart from the files under test."""
+
+from tests.broker.conftest import FEDERATION, Guard
+from wire.topics import SHARDS, Topics, shard
+
+TOPICS = Topics(FEDERATION)
+OTHERS = Topics("other-federation")
+INCARNATION = "0123456789abcdef"
+DIGEST = "ab" * 32
+
+
+def _foreign_shard(agent: str) -> str:
+    return f"{TOPICS.base}/up/{(shard(agent) + 1) % SHARDS}/{agent}/{INCARNATION}/1/h"
+
+
+TREE = {
+    "own header": TOPICS.update("press-1", INCARNATION, 1, "h"),
+    "own chunk": TOPICS.update("press-1", INCARNATION, 1, 0),
+    "own header in another shard": _foreign_shard("press-1"),
+    "own state": TOPICS.state("press-1"),
+    "own report": TOPICS.report("press-1"),
+    "own inbox": TOPICS.to("press-1"),
+    "another's header": TOPICS.update("press-2", INCARNATION, 1, "h"),
+    "another's chunk": TOPICS.update("press-2", INCARNATION, 1, 0),
+    "another's header in a shard of mine": _foreign_shard("press-2"),
+    "another's state": TOPICS.state("press-2"),
+    "another's report": TOPICS.report("press-2"),
+    "another's inbox": TOPICS.to("press-2"),
+    "coordinator's state": TOPICS.coordinator_state,
+    "head": TOPICS.head,
+    "chunk of the bundle": TOPICS.bundle(DIGEST, 0),
+    "chunk of a model": TOPICS.model(DIGEST, 0),
+    "reserved question": f"{TOPICS.base}/ask/press-1",
+    "below the head": f"{TOPICS.head}/press-1",
+    "below an inbox": f"{TOPICS.to('press-1')}/more",
+    "beside the tree": f"{TOPICS.base}/press-1",
+    "the root itself": TOPICS.base,
+    "update of an agent called coordinator": TOPICS.update("coordinator", INCARNATION, 1, "h"),
+    "report of an agent called coordinator": TOPICS.report("coordinator"),
+    "inbox of an agent called coordinator": TOPICS.to("coordinator"),
+    "update of an agent called observer": TOPICS.update("observer", INCARNATION, 1, "h"),
+    "state of an agent called observer": TOPICS.state("observer"),
+    "report of an agent called observer": TOPICS.report("observer"),
+    "own state in another federation": OTHERS.state("press-1"),
+    "own header in another federation": OTHERS.update("press-1", INCARNATION, 1, "h"),
+    "another federation's head": OTHERS.head,
+    "another version's head": f"journeyman/v2/{FEDERATION}/head",
+    "the plant's own topics": "line-1/press-1/temperature",
+}
+"""Every kind of topic under the root, and what is near it; `own` is press-1's."""
+
+_PUBLISHED_FOR_ALL = {"coordinator's state", "head", "chunk of the bundle", "chunk of a model"}
+_NAMED_LIKE_COORDINATOR = {name for name in TREE if name.endswith("called coordinator")}
+_NAMED_LIKE_OBSERVER = {name for name in TREE if name.endswith("called observer")}
+_UNDER_THE_ROOT = {
+    name for name, topic in TREE.items() if f"{topic}/".startswith(f"{TOPICS.base}/")
+}
+_INBOXES = {"own inbox", "another's inbox"}
+_FROM_AGENTS = {
+    name
+    for name, topic in TREE.items()
+    if topic.startswith((f"{TOPICS.base}/up/", f"{TOPICS.base}/state/", f"{TOPICS.base}/report/"))
+}
+
+WRITES: dict[str, set[str]] = {
+    "press-1": {
+        "own header",
+        "own chunk",
+        # The broker does not know which shard is right; the coordinator refuses the wrong one.
+        "own header in another shard",
+        "own state",
+        "own report",
+    },
+    "coordinator": _PUBLISHED_FOR_ALL | _INBOXES,
+    "observer": set(),
+    "newcomer": set(),
+    "administrator": set(),
+}
+READS: dict[str, set[str]] = {
+    "press-1": _PUBLISHED_FOR_ALL | {"own inbox", "own state"},
+    "coordinator": _PUBLISHED_FOR_ALL | _FROM_AGENTS,
+    "observer": _UNDER_THE_ROOT,
+    "newcomer": _PUBLISHED_FOR_ALL,
+    "administrator": _PUBLISHED_FOR_ALL,
+}
+
+
+def may_write(guard: Guard, user: str) -> set[str]:
+    """Names of the topics on which `user` may publish."""
+    return WRITES[user]
+
+
+def may_read(guard: Guard, user: str) -> set[str]:
+    """Names of the topics whose messages `user` may get.
+
+    The file denies by topic and not by direction, so who must not publish as an agent of its own
+    name may not read there either; nobody publishes there.  It holds for every certificate of the
+    CA; the plugin wants to be told each name.
+    """
+    if guard == "acl":
+        named_like = {"coordinator": _NAMED_LIKE_COORDINATOR, "observer": _NAMED_LIKE_OBSERVER}
+        return READS[user] - named_like.get(user, set())
+    return set() if user in {"newcomer", "administrator"} else READS[user]
