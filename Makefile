@@ -17,8 +17,8 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_inf
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c '$(SUITABLE)' 2>/dev/null && { echo "$$p"; break; }; done)
 
-.PHONY: help venv check test demo acceptance bench-poc bench-training bench-cmapss bench-deeppcb \
-	lock clean
+.PHONY: help venv check test demo chaos fuzz acceptance bench-poc bench-training bench-cmapss \
+	bench-deeppcb bench-delivery bench-fanout lock clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,11 +63,19 @@ test: $(STAMP)  ## all tests; installs what they need (says what; apt needs root
 demo: $(STAMP)  ## three factories learn together while their links fail
 	@$(VENV)/bin/journeyman demo $(ARGS)
 
+chaos: $(STAMP)  ## N=1000 faults on the real programs by SEED=1: nothing lost, nothing twice
+	@$(VENV)/bin/python -m shopfloor.chaos --faults $(or $(N),1000) --seed $(or $(SEED),1) $(ARGS)
+
+fuzz: $(STAMP)  ## N=1000000 cases of any bytes on any topic, coverage-guided, by SEED=1
+	@$(VENV)/bin/python -m tests.fuzz.run --cases $(or $(N),1000000) --seed $(or $(SEED),1) $(ARGS)
+
 acceptance: $(STAMP)  ## reduced benchmarks: correctness asserted, ratios printed
 	@$(VENV)/bin/python -m benchmarks.poc --reduced
 	@$(VENV)/bin/python -m benchmarks.training --reduced
 	@$(VENV)/bin/python -m benchmarks.cmapss --reduced
 	@$(VENV)/bin/python -m benchmarks.deeppcb --reduced
+	@$(VENV)/bin/python -m benchmarks.delivery --reduced
+	@$(VENV)/bin/python -m benchmarks.fanout --reduced
 
 bench-poc: $(STAMP)  ## the proof of concept on real data, ten seeds, beside Flower
 	@$(VENV)/bin/python -m benchmarks.poc $(ARGS)
@@ -80,6 +88,12 @@ bench-cmapss: $(STAMP)  ## remaining life of engines, real data, trained by this
 
 bench-deeppcb: $(STAMP)  ## defects of circuit boards, real data, trained by this runtime; int8 too
 	@$(VENV)/bin/python -m benchmarks.deeppcb $(ARGS)
+
+bench-delivery: $(STAMP)  ## durable ingest, the agent's cost, idle traffic, cut links, restart
+	@$(VENV)/bin/python -m benchmarks.delivery $(ARGS)
+
+bench-fanout: $(STAMP)  ## a model to 1,000 agents, beside plain pushed publishes
+	@$(VENV)/bin/python -m benchmarks.fanout $(ARGS)
 
 lock: $(STAMP)  ## resolve pyproject.toml again (UPGRADE=1: newest versions of everything)
 	@$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

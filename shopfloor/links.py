@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple, Protocol, Self
 
 from shopfloor.lifetime import add_parent_option, run_until_told_to_stop
+from wire.pacing import TokenBucket
 
 Mode = Literal["reset", "blackhole"]
 Record = Callable[[Mapping[str, object]], None]
@@ -114,37 +115,6 @@ class Carrier(Protocol):
 
     def down(self, data: bytes, now_s: float) -> bytes:
         """What to send to whoever connected, now that `data` came."""
-
-
-class TokenBucket:
-    """How long to wait before sending, so that a rate holds; pure, time is passed in.
-
-    Args:
-      rate_bytes_s: bytes added per second; 0 means no limit.
-      burst_bytes: most bytes that may pass at once after a pause.
-    """
-
-    def __init__(self, rate_bytes_s: float, burst_bytes: float) -> None:
-        self._rate_bytes_s = rate_bytes_s
-        self._burst_bytes = burst_bytes
-        self._tokens = burst_bytes
-        self._filled_at_s: float | None = None
-
-    @property
-    def is_limited(self) -> bool:
-        """Whether there is a rate to keep."""
-        return self._rate_bytes_s > 0.0
-
-    def reserve(self, count: int, now_s: float) -> float:
-        """Take `count` bytes out, going into debt, and return the seconds until it is paid."""
-        if self._rate_bytes_s <= 0.0:
-            return 0.0
-        if self._filled_at_s is not None:
-            gained = (now_s - self._filled_at_s) * self._rate_bytes_s
-            self._tokens = min(self._burst_bytes, self._tokens + gained)
-        self._filled_at_s = now_s
-        self._tokens -= count
-        return max(0.0, -self._tokens / self._rate_bytes_s)
 
 
 @dataclass

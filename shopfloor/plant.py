@@ -33,7 +33,7 @@ GENERATED_ROWS = 10_000
 STREAM_SHARE = 0.4
 """Share of the learning time in which the machines produce; the rest is for learning from it."""
 
-_NODES = {
+NODES = {
     "air_temperature": ("AirTemperature", "K"),
     "process_temperature": ("ProcessTemperature", "K"),
     "rotational_speed": ("RotationalSpeed", "rpm"),
@@ -180,7 +180,7 @@ def _free_ports(number: int) -> list[int]:
 def _agent_toml(site: Site, root: str) -> str:
     channels = "".join(
         f'\n[[source.opcua.channel]]\nname = "{name}"\nnode = "s={node}"\nunit = "{unit}"\n'
-        for name, (node, unit) in _NODES.items()
+        for name, (node, unit) in NODES.items()
     )
     return f"""\
 [agent]

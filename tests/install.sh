@@ -2,7 +2,7 @@
 # Installs what only the tests need, and says what it does. usage: tests/install.sh PYTHON
 #
 #   PyTorch          into PYTHON's environment, with pip: oracle for the derived gradients
-#   mosquitto        with apt: a real broker
+#   mosquitto        with apt: a real broker, and its command-line clients
 #   nodejs, npm      with apt: run node-opcua, an OPC UA server that shares no code with asyncua
 #   systemd          with apt: systemd-analyze judges the units
 #   gcc, libc6-dev   with apt: compile the fault shim (power cuts, full disks, clock jumps)
@@ -24,6 +24,7 @@ have() { PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null; }
 install_with_apt() {
   local packages=() as_root=()
   have mosquitto || packages+=(mosquitto)
+  have mosquitto_sub || packages+=(mosquitto-clients)
   have node || packages+=(nodejs)
   have npm || packages+=(npm)
   have systemd-analyze || packages+=(systemd)

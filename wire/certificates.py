@@ -44,7 +44,9 @@ AGENT_DAYS = 397
 """Under the 398 days that servers had (CA/Browser Forum, Baseline Requirements 6.3.2, 2020)."""
 MAX_CERTIFICATE_BYTES = 4096
 MAX_PEM_BYTES = 8192
-RESERVED = frozenset({"ca", BROKER, COORDINATOR, "root", "charter", "enrolment", "author"})
+USERS = frozenset({COORDINATOR, "observer", "administrator"})
+"""Clients of the broker that are no gateways (`configs/broker/acl`)."""
+RESERVED = USERS | {"ca", BROKER, "root", "charter", "enrolment", "author"}
 """Names of the federation's own files and roles; no agent may have one of them."""
 
 _ODD_EXTENSION = (
@@ -155,7 +157,7 @@ def issue_client(directory: Path, name: str, *, days: int = SERVICE_DAYS) -> Non
     authority = read_authority(directory)
     check_name(name, "client")
     path = directory / f"{name}.crt"
-    if name in RESERVED - {COORDINATOR}:
+    if name in RESERVED - USERS:
         raise SettingsError(str(path), None, None, f"no client may be called {name!r}")
     key = _key_for(path, directory / f"{name}.tls.key").public_key()
     certificate = client_certificate(authority, name, key, datetime.now(UTC), days=days)

@@ -19,12 +19,17 @@ class TokenBucket:
         self._tokens = burst_bytes
         self._filled_at_s: float | None = None
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a rate to keep."""
+        return self._rate_bytes_s > 0.0
+
     def reserve(self, count: int, now_s: float) -> float:
         """Take `count` bytes out, going into debt, and return the seconds until it is paid.
 
         Whoever sends first and waits for the debt before the next message asks with 0.
         """
-        if self._rate_bytes_s <= 0.0:
+        if not self.is_limited:
             return 0.0
         if self._filled_at_s is not None:
             gained = (now_s - self._filled_at_s) * self._rate_bytes_s

@@ -26,7 +26,7 @@ from agent.authoring import build_bundle, read_bundle_settings
 from shopfloor.chaos.schedule import AGENTS, BROKER, COORDINATOR
 from shopfloor.machine import NAMESPACE_URI
 from shopfloor.milling import generate, write_csv
-from shopfloor.plant import JOB
+from shopfloor.plant import JOB, NODES
 from wire.keys import AUTHOR_KEY, make_agent, make_federation
 from wire.signing import read_private_key
 
@@ -42,16 +42,6 @@ _HIDDEN: Final = (64, 64, 32)
 _PORTS: Final = range(18_000, 32_000)
 """Below what Linux gives to outgoing connections (32768 and up), so that nothing takes the port of
 a program while it is down."""
-
-_NODES: Final = {
-    "air_temperature": ("AirTemperature", "K"),
-    "process_temperature": ("ProcessTemperature", "K"),
-    "rotational_speed": ("RotationalSpeed", "rpm"),
-    "torque": ("Torque", "Nm"),
-    "tool_wear": ("ToolWear", "min"),
-    "machine_failure": ("MachineFailure", ""),
-    "product_count": ("ProductCount", ""),
-}
 
 
 @dataclass(frozen=True)
@@ -191,7 +181,7 @@ max_queued_messages 10000
 def _agent_toml(layout: Layout, agent: str, number: int, root: str) -> str:
     channels = "".join(
         f'\n[[source.opcua.channel]]\nname = "{name}"\nnode = "s={node}"\nunit = "{unit}"\n'
-        for name, (node, unit) in _NODES.items()
+        for name, (node, unit) in NODES.items()
     )
     return f"""\
 [agent]

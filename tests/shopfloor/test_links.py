@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from shopfloor.links import FlakyLink, Link, Outage, TokenBucket, outages, serve_link
+from shopfloor.links import FlakyLink, Link, Outage, outages, serve_link
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,25 +74,6 @@ def test_no_share_means_no_outage_and_impossible_shares_are_refused() -> None:
     for share, mean_s in ((1.0, 3.0), (-0.1, 3.0), (0.3, 0.0)):
         with pytest.raises(ValueError, match="no outages of"):
             next(outages(1, "L", share, mean_s))
-
-
-def test_a_token_bucket_keeps_its_rate_after_its_burst() -> None:
-    bucket = TokenBucket(rate_bytes_s=1_000, burst_bytes=250)
-    clock_s = 0.0
-    for _ in range(100):
-        clock_s += bucket.reserve(100, clock_s)
-    assert clock_s == pytest.approx((100 * 100 - 250) / 1_000)
-
-
-def test_a_token_bucket_saves_no_more_than_its_burst() -> None:
-    bucket = TokenBucket(rate_bytes_s=1_000, burst_bytes=250)
-    assert bucket.reserve(250, 0.0) == 0.0
-    assert bucket.reserve(250, 1_000.0) == 0.0
-    assert bucket.reserve(100, 1_000.0) == pytest.approx(0.1)
-
-
-def test_a_rate_of_zero_is_no_limit() -> None:
-    assert TokenBucket(0.0, 0.0).reserve(10**9, 0.0) == 0.0
 
 
 @pytest.mark.parametrize(

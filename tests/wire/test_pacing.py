@@ -27,6 +27,21 @@ def test_no_stretch_of_time_carries_more_than_the_rate_and_one_burst(
             assert carried <= room * (1 + 1e-9)
 
 
+def test_a_token_bucket_keeps_its_rate_after_its_burst() -> None:
+    bucket = TokenBucket(rate_bytes_s=1_000, burst_bytes=250)
+    clock_s = 0.0
+    for _ in range(100):
+        clock_s += bucket.reserve(100, clock_s)
+    assert clock_s == pytest.approx((100 * 100 - 250) / 1_000)
+
+
+def test_a_token_bucket_saves_no_more_than_its_burst() -> None:
+    bucket = TokenBucket(rate_bytes_s=1_000, burst_bytes=250)
+    assert bucket.reserve(250, 0.0) == 0.0
+    assert bucket.reserve(250, 1_000.0) == 0.0
+    assert bucket.reserve(100, 1_000.0) == pytest.approx(0.1)
+
+
 def test_without_a_rate_nothing_waits() -> None:
     assert TokenBucket(0.0, 0.0).reserve(10**9, 0.0) == 0.0
 
