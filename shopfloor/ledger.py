@@ -40,10 +40,14 @@ class ChunkFact(msgspec.Struct, frozen=True, tag_field="kind", tag="chunk"):
 
 
 class ReceiptFact(msgspec.Struct, frozen=True, tag_field="kind", tag="receipt"):
-    """The coordinator told an agent what became of an update; each word once."""
+    """The coordinator told an agent what became of an update; each word once.
+
+    `digest` is the SHA-256 of the content that it spoke of, in hex.
+    """
 
     wall: float
     update: UpdateId
+    digest: str
     status: str
     reason: str
     version: int
@@ -70,6 +74,7 @@ class Ledger:
     Attributes:
       updates: the first sight of each update.
       outcomes: (terminal outcome, version) that the coordinator told; more than one is an error.
+      told: the same by update and content, because a copied card makes two contents under one id.
       heads: every head.
       bytes_up: bytes of headers and chunks, those sent again included.
       conflicts: offers of a known id with another content.
@@ -78,6 +83,7 @@ class Ledger:
     directory: Path
     updates: dict[UpdateId, UpdateFact] = field(default_factory=dict)
     outcomes: dict[UpdateId, set[tuple[str, int]]] = field(default_factory=dict)
+    told: dict[tuple[UpdateId, str], set[tuple[str, int]]] = field(default_factory=dict)
     heads: list[HeadFact] = field(default_factory=list)
     bytes_up: int = 0
     conflicts: int = 0
@@ -108,7 +114,9 @@ class Ledger:
         elif isinstance(fact, ChunkFact):
             self.bytes_up += fact.chunk_bytes
         elif fact.status in TERMINAL:
-            self.outcomes.setdefault(fact.update, set()).add((fact.status, fact.version))
+            outcome = (fact.status, fact.version)
+            self.outcomes.setdefault(fact.update, set()).add(outcome)
+            self.told.setdefault((fact.update, fact.digest), set()).add(outcome)
 
     @property
     def head(self) -> HeadFact | None:

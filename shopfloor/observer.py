@@ -71,7 +71,8 @@ class Witness:
         agent = message.topic.rpartition("/")[2]
         for item in parse_body(open_envelope(message.payload, "receipts"), Receipts).items:
             update = (agent, item.incarnation, item.sequence)
-            self._once(ReceiptFact(_now(), update, item.status, item.reason, item.version))
+            digest = item.digest.hex()
+            self._once(ReceiptFact(_now(), update, digest, item.status, item.reason, item.version))
 
     def _on_head(self, message: Received) -> None:
         head = parse_body(open_envelope(message.payload, "head"), Head)

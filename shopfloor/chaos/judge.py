@@ -63,7 +63,7 @@ def judge(layout: Layout) -> Verdict:
     ledger.read_new()
     offered = {(update, digest) for update, found in tape.digests().items() for digest in found}
     observed = {(update, fact.digest) for update, fact in ledger.updates.items()}
-    heard = Heard(frozenset(offered | observed), ledger.outcomes)
+    heard = Heard(frozenset(offered | observed), ledger.told)
     announced = {head.train for head in ledger.heads}
     differences = refold(_recipe(layout), store, announced, tape)
     last = max(store.versions)

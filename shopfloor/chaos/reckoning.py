@@ -11,7 +11,6 @@ It is *doubled* when two witnesses name two outcomes, or when one content was fo
 *with its disk* when only a disk that was wiped or replaced had it and nobody was promised anything.
 """
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -29,11 +28,11 @@ class Heard:
 
     Attributes:
       contents: every update that was offered.
-      told: outcomes that the coordinator told to agents, (status, version) by id.
+      told: outcomes that the coordinator told to agents, (status, version) by content.
     """
 
     contents: frozenset[Content]
-    told: dict[UpdateId, set[tuple[str, int]]]
+    told: dict[Content, set[tuple[str, int]]]
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def reckon(agents: list[AgentAccount], store: StoreAccount, heard: Heard) -> Rec
         else:
             result.outcomes[outcome] += 1
         result.doubled += _contradictions(content, known, words + buried.get(content, []))
-    result.doubled += _told_twice(contents, heard)
+    result.doubled += _told_twice(heard)
     result.doubled += _folded_twice(store)
     return result
 
@@ -135,13 +134,12 @@ def _contradictions(content: Content, known: Word | None, words: list[Word]) -> 
     return [Finding(update, f"agent and coordinator do not agree: {sorted(opinions)}")]
 
 
-def _told_twice(contents: set[Content], heard: Heard) -> list[Finding]:
-    """Ids of one content that were told two outcomes; of two contents, each has its own."""
-    number = Counter(update for update, _ in contents)
+def _told_twice(heard: Heard) -> list[Finding]:
+    """Contents that were told two outcomes; of two contents under one id, each has its own."""
     return [
         Finding(update, f"two outcomes were told: {sorted(outcomes)}")
-        for update, outcomes in heard.told.items()
-        if len(outcomes) > 1 and number[update] < 2
+        for (update, _), outcomes in heard.told.items()
+        if len(outcomes) > 1
     ]
 
 

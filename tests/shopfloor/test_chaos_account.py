@@ -74,7 +74,7 @@ NOTHING_HEARD = Heard(frozenset(), {})
 
 def test_a_sound_run_has_nothing_lost_and_nothing_doubled() -> None:
     words = ((1, "folded", 1), (2, "refused", 0), (3, "folded", 2), (4, "dropped", 0))
-    told = {update(1): {("folded", 1)}}
+    told = {(update(1), digest("1")): {("folded", 1)}}
     result = reckon([agent_of(*words)], store_of(*words), Heard(frozenset(), told))
     assert (result.lost, result.doubled) == ([], [])
     assert result.produced == 4
@@ -130,7 +130,7 @@ def test_agent_and_coordinator_that_do_not_agree_are_found() -> None:
 
 def test_two_outcomes_told_of_one_update_are_found() -> None:
     words = (1, "folded", 1)
-    told = {update(1): {("folded", 1), ("folded", 2)}}
+    told = {(update(1), digest("1")): {("folded", 1), ("folded", 2)}}
     result = reckon([agent_of(words)], store_of(words), Heard(frozenset(), told))
     assert [found.update for found in result.doubled] == [update(1)]
 
@@ -148,7 +148,10 @@ def test_a_second_content_under_a_restored_id_is_an_update_of_its_own_and_refuse
     other = AgentAccount("gateway-1", {update(1): Word(digest("other"), "refused", 0)})
     heard = Heard(
         frozenset({(update(1), digest("1")), (update(1), digest("other"))}),
-        {update(1): {("folded", 1), ("refused", 0)}},
+        {
+            (update(1), digest("1")): {("folded", 1)},
+            (update(1), digest("other")): {("refused", 0)},
+        },
     )
     result = reckon([other], store_of((1, "folded", 1)), heard)
     assert (result.lost, result.doubled) == ([], [])
