@@ -80,6 +80,7 @@ class Connection:
             await asyncio.sleep(waits.wait_s(time.monotonic() - self._up_s))
 
     async def _connected(self) -> None:
+        self._renewed.clear()
         self._session = self.outbox.next_session(self._seen_session)
         counter = Counter(self._session)
         self.status.session = self._session
@@ -104,7 +105,6 @@ class Connection:
 
     async def _leave_when_renewed(self) -> None:
         """End a connection whose will and birth name an incarnation or a session that is over."""
-        self._renewed.clear()
         await self._renewed.wait()
         raise LinkDownError("a new incarnation or session begins")
 

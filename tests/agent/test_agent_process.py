@@ -376,8 +376,10 @@ def test_a_session_that_the_disk_forgot_is_passed_and_the_incarnation_goes_on(
     site: Site, beside: RunScenario, federation: Federation, identity: Identity
 ) -> None:
     async def scenario(coordinator: Coordinator) -> None:
-        site.start()
+        process = site.start()
         birth = await coordinator.state("online")
+        process.kill()
+        process.wait()
         forgotten = AgentState(
             status="offline",
             incarnation=birth.incarnation,
@@ -386,7 +388,9 @@ def test_a_session_that_the_disk_forgot_is_passed_and_the_incarnation_goes_on(
         )
         key = identity.key
         state = seal(forgotten, federation=FEDERATION, signer=AGENT, counter=9, key=key)
+        await coordinator.state("offline")
         await coordinator.link.publish(federation.topics.state(AGENT), state, retain=True)
+        site.start()
         again = await coordinator.state("online", above_session=birth.session + 7)
         assert again.incarnation == birth.incarnation
 
