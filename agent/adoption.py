@@ -223,11 +223,12 @@ class Adoption:
         if head is None:
             return
         named = contents(head)
+        self._downloads.forget_broken_but(
+            (*named.values(), *(delta.content for delta in head.deltas))
+        )
         urgency = [named[kind] for kind in URGENCY if kind in named]
         while True:
-            usable = [
-                delta for delta in head.deltas if delta.content.digest not in self._downloads.broken
-            ]
+            usable = [delta for delta in head.deltas if delta.content not in self._downloads.broken]
             held = {digest for digest in _mentioned(head) if self._models.has(digest)}
             ways = cheapest_ways(urgency, usable, held, self._downloads.left_bytes)
             applicable = [
@@ -277,7 +278,7 @@ class Adoption:
         except MalformedError as error:
             reason = str(error)
         logger.warning("delta to %s not used: %s; fetching it in full", delta.target.hex(), reason)
-        self._downloads.broken.add(delta.content.digest)
+        self._downloads.broken.add(delta.content)
         return None
 
     def _adopt(self) -> None:

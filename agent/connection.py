@@ -26,7 +26,14 @@ from agent.learner import Operator
 from agent.outbox import Outbox
 from agent.status import Status
 from wire.codec import Counter, ReplayGuard, open_envelope, parse_body, seal
-from wire.errors import LinkDownError, MalformedError, PacketTooLargeError, ReplayError, WireError
+from wire.errors import (
+    LinkDownError,
+    MalformedError,
+    PacketTooLargeError,
+    ReplayError,
+    WireError,
+    one_line,
+)
 from wire.messages import AgentState, Command, CoordinatorState, Receipts, Report
 from wire.mqtt import BrokerSettings, Link, Received, Reconnecting, Will, connect, reason_of
 from wire.trust import COORDINATOR
@@ -194,7 +201,8 @@ class Connection:
         for receipt in receipts.items:
             self.schedule.received(receipt, now_s)
             if receipt.status == "refused":
-                logger.warning("update %d refused: %s", receipt.sequence, receipt.reason)
+                reason = one_line(receipt.reason)
+                logger.warning("update %d refused: %s", receipt.sequence, reason)
         settlement = self.outbox.settle(receipts.items, opened.counter)
         self.made.set()
         if settlement.conflicts:

@@ -10,7 +10,7 @@ Chunks are checked against the head's hashes, gathered, and stored many at a tim
 
 import logging
 import math
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -94,24 +94,31 @@ class Downloads:
     """Contents on their way in, by the topic level that names them, most urgent first.
 
     Attributes:
-      broken: contents that can never become whole, because the head contradicts itself.
+      broken: contents, as the head describes them, that can never become what they should: it
+        contradicts itself, or they are deltas that did not make their target.
     """
 
     def __init__(self, models: Models) -> None:
         self._models = models
         self._downloads: dict[str, _Download] = {}
         self._fresh_bytes = 0
-        self.broken: set[bytes] = set()
+        self.broken: set[Content] = set()
 
     def expect(self, contents: Mapping[str, Content]) -> None:
         """Fetch these from now on, in this order, and go on where an earlier fetch ended."""
-        held = self._downloads
+        held = {
+            key: each for key, each in self._downloads.items() if each.content == contents.get(key)
+        }
         self._downloads = {
             key: held.get(key) or _Download(content, self._stored(content))
             for key, content in contents.items()
-            if content.digest not in self.broken
+            if content not in self.broken
         }
         self._count_fresh()
+
+    def forget_broken_but(self, named: Iterable[Content]) -> None:
+        """Remember of what was broken only what a head still names."""
+        self.broken.intersection_update(named)
 
     def _stored(self, content: Content) -> set[int]:
         """Stored chunks; all of them would have been whole, so then one is asked for again."""
@@ -122,7 +129,7 @@ class Downloads:
 
     def left_bytes(self, content: Content) -> float:
         """About how many bytes of a content are still to come; infinite for a broken one."""
-        if content.digest in self.broken:
+        if content in self.broken:
             return math.inf
         if self._models.has(content.digest):
             return 0.0
@@ -193,7 +200,7 @@ class Downloads:
             rotten = self._models.finish(download.content, download.fresh)
         except MalformedError as error:  # asked for again, it would be as wrong again
             logger.error("not used: %s; the head contradicts itself", error)  # noqa: TRY400
-            self.broken.add(download.content.digest)
+            self.broken.add(download.content)
             del self._downloads[key]
             return
         download.fresh.clear()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from wire.chunks import Assembly, check_content, to_bitmap
 from wire.errors import MalformedError
-from wire.messages import Receipt, UpdateHeader
+from wire.messages import Content, Receipt, UpdateHeader
 from wire.topics import UpdateTopic
 
 BUDGET_BYTES = 64 << 20
@@ -17,6 +17,9 @@ SHARE = 4
 QUIET_S = 0.5
 """An update whose chunks paused this long is answered with what is missing."""
 FORGET_S = 120.0
+_ENTRY_BYTES, _CHUNK_BYTES = 1_500, 100
+"""What an update and each of its chunks cost beside their bytes, measured and rounded up."""
+_Key = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,11 @@ class Ingest:
 
     def __init__(self, budget_bytes: int = BUDGET_BYTES) -> None:
         self._budget_bytes = budget_bytes
-        self._incoming: dict[tuple[str, str, int], _Incoming] = {}
+        self._incoming: dict[_Key, _Incoming] = {}
+        self._pledged: dict[str, int] = {}
+        """By agent."""
+        self.pledged_bytes = 0
+        """What the updates on their way in will need at most."""
 
     def on_header(self, header: UpdateHeader, now_s: float) -> Update | Receipt | None:
         """Start assembling; returns the update itself when it needs no content.
@@ -54,7 +61,7 @@ class Ingest:
         """
         key = (header.agent, header.incarnation, header.sequence)
         if header.dropped:
-            self._incoming.pop(key, None)
+            self._forget(key)
             return Update(header, b"")
         check_content(header.content)
         held = self._incoming.get(key)
@@ -62,13 +69,14 @@ class Ingest:
             if held.header.content.digest != header.content.digest:
                 reason = f"update {header.sequence} of {header.agent} came with two contents"
                 raise MalformedError(reason)
-            if held.header.content != header.content:  # cut anew for another broker's packets
-                held.header, held.assembly = header, Assembly(header.content)
-            held.heard_s, held.asked_s = now_s, -1e9  # offered again: answer soon
-            return None
+            if held.header.content == header.content:
+                held.heard_s, held.asked_s = now_s, -1e9  # offered again: answer soon
+                return None
+            self._forget(key)  # cut anew for another broker's packets
         if not self._has_room(header):
             return receipt(header, "later", reason="no room for more chunks now")
         self._incoming[key] = _Incoming(header, Assembly(header.content), now_s, now_s)
+        self._pledge(header.agent, pledge(header.content))
         return None
 
     def on_chunk(self, topic: UpdateTopic, data: bytes, now_s: float) -> Update | None:
@@ -85,7 +93,7 @@ class Ingest:
         held.chunk_s = held.heard_s = now_s
         if held.assembly.missing:
             return None
-        del self._incoming[key]
+        self._forget(key)
         try:
             return Update(held.header, held.assembly.join())
         except MalformedError:
@@ -98,7 +106,7 @@ class Ingest:
         asked: list[tuple[str, Receipt]] = []
         for key, held in list(self._incoming.items()):
             if now_s - held.heard_s > FORGET_S:
-                del self._incoming[key]
+                self._forget(key)
             elif now_s - held.chunk_s >= QUIET_S and now_s - held.asked_s >= 4 * QUIET_S:
                 held.asked_s = now_s
                 wanted = to_bitmap(held.assembly.missing)
@@ -107,19 +115,25 @@ class Ingest:
 
     def _has_room(self, header: UpdateHeader) -> bool:
         """Whether the budget, and the agent's share of it, hold this update too."""
-        own = sum(
-            held.header.content.size
-            for key, held in self._incoming.items()
-            if key[0] == header.agent
-        )
-        size = header.content.size
-        share = self._budget_bytes // SHARE
-        return self.pledged_bytes + size <= self._budget_bytes and (not own or own + size <= share)
+        own, more = self._pledged.get(header.agent, 0), pledge(header.content)
+        has_share = not own or own + more <= self._budget_bytes // SHARE
+        return has_share and self.pledged_bytes + more <= self._budget_bytes
 
-    @property
-    def pledged_bytes(self) -> int:
-        """Bytes that the updates on their way in will need at most."""
-        return sum(held.header.content.size for held in self._incoming.values())
+    def _forget(self, key: _Key) -> None:
+        held = self._incoming.pop(key, None)
+        if held is not None:
+            self._pledge(key[0], -pledge(held.header.content))
+
+    def _pledge(self, agent: str, more: int) -> None:
+        self.pledged_bytes += more
+        left = self._pledged.pop(agent, 0) + more
+        if left:
+            self._pledged[agent] = left
+
+
+def pledge(content: Content) -> int:
+    """Bytes of memory that an update on its way in will need at most, with its header."""
+    return content.size + _ENTRY_BYTES + _CHUNK_BYTES * len(content.chunks)
 
 
 def receipt(

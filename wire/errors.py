@@ -15,9 +15,24 @@ What disks do is in `wire/database.py`: DiskError (full, read-only, failing), Da
 Remote misbehavior is `WireError`; what the reader of a log can do about it is in the message.
 """
 
+LONGEST_REASON = 500
+"""Characters: reasons quote what strangers sent, and each is a line of a log."""
+
+
+def one_line(text: str) -> str:
+    """Cut a text and escape what is not printable: it may hold anybody's bytes."""
+    cut = text if len(text) <= LONGEST_REASON else f"{text[: LONGEST_REASON - 1]}…"
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in cut
+    )
+
 
 class WireError(Exception):
     """Received or stored bytes that can not be used; the message says what and from whom."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(one_line(reason))
 
 
 class MalformedError(WireError):

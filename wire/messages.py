@@ -18,6 +18,8 @@ BINS = 256
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 Positive = Annotated[int, msgspec.Meta(ge=1, lt=1 << 53)]
+Rows = Annotated[int, msgspec.Meta(ge=0, lt=1 << 40)]
+"""Of one bin: int64 holds the sum of all bins of 8,000 sites."""
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=63)]
 Session = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 Text = Annotated[str, msgspec.Meta(max_length=500)]
@@ -189,8 +191,8 @@ class Evaluation(Message, frozen=True, kw_only=True):
     """
 
     digest: Digest
-    positives: Annotated[tuple[Count, ...], msgspec.Meta(min_length=BINS, max_length=BINS)]
-    negatives: Annotated[tuple[Count, ...], msgspec.Meta(min_length=BINS, max_length=BINS)]
+    positives: Annotated[tuple[Rows, ...], msgspec.Meta(min_length=BINS, max_length=BINS)]
+    negatives: Annotated[tuple[Rows, ...], msgspec.Meta(min_length=BINS, max_length=BINS)]
 
 
 class Report(Message, frozen=True, kw_only=True):

@@ -60,6 +60,8 @@ _READS = 32
 """Packets read for one readiness of the socket, so that other tasks get their turn."""
 INBOX = 512
 """Received messages waiting for the consumer before reading stops."""
+INBOX_BYTES = 32 << 20
+"""And their payloads."""
 _MISC_S = 0.5
 _PROTOCOLS = {"3.1.1": paho.MQTTv311, "5": paho.MQTTv5}
 
@@ -160,6 +162,7 @@ class Link:
         self._rate = TokenBucket(broker.bulk_bytes_s, broker.bulk_bytes_s / 4)
         self._acks: dict[int, asyncio.Future[None]] = {}
         self._inbox: asyncio.Queue[Received | None] = asyncio.Queue()
+        self._inbox_bytes = 0
         self._socket: socket.socket | None = None
         self._reading = False
         self._moved_s = time.monotonic()
@@ -271,7 +274,9 @@ class Link:
             if message is None:
                 raise LinkDownError(self._down)
             yield message
-            if not self._reading and self._inbox.qsize() < INBOX // 2:
+            self._inbox_bytes -= len(message.payload)
+            is_low = self._inbox.qsize() < INBOX // 2 and self._inbox_bytes < INBOX_BYTES // 2
+            if not self._reading and is_low:
                 self._resume_reading()
 
     @property
@@ -425,7 +430,9 @@ class Link:
             self._end("the broker sent a topic that is not UTF-8")
             return
         self._inbox.put_nowait(Received(topic, bytes(message.payload), message.retain))
-        if self._inbox.qsize() >= INBOX and self._socket is not None:
+        self._inbox_bytes += len(message.payload)
+        is_full = self._inbox.qsize() >= INBOX or self._inbox_bytes >= INBOX_BYTES
+        if is_full and self._socket is not None:
             self._loop.remove_reader(self._socket)
             self._reading = False
 

@@ -159,7 +159,7 @@ def test_a_content_that_the_head_describes_wrongly_is_not_asked_for_again(tmp_pa
     )
     downloads.expect({"model/a": wrong})
     assert downloads.add("model/a", 0, data_of(1, CHUNK_BYTES))
-    assert downloads.broken == {bytes(32)}
+    assert downloads.broken == {wrong}
     assert downloads.left_bytes(wrong) == float("inf")
     downloads.expect({"model/a": wrong})
     assert downloads.missing() == []

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.ingest import FORGET_S, QUIET_S, SHARE, Ingest, Update
+from coordinator.ingest import FORGET_S, QUIET_S, SHARE, Ingest, Update, pledge
 from tests.coordinator.small_federation import Site
 from wire.chunks import describe, from_bitmap, split
 from wire.errors import MalformedError
@@ -16,6 +16,7 @@ from wire.topics import UpdateTopic
 BASE = VersionRef(version=0, content=describe(b"weights"))
 DATA = np.random.default_rng(1).integers(-127, 128, 2000).astype(np.int8)
 CHUNKS = split(DATA.tobytes(), 256)
+BIG = describe(DATA.tobytes(), 256)
 
 
 def big_update(agent: str = "press-1") -> UpdateHeader:
@@ -62,7 +63,7 @@ def test_a_chunk_without_a_header_is_nothing() -> None:
 
 
 def test_over_the_budget_the_answer_is_later() -> None:
-    ingest = Ingest(budget_bytes=3000)
+    ingest = Ingest(budget_bytes=pledge(BIG) + 1000)
     first, second = big_update("press-1"), big_update("press-2")
     assert ingest.on_header(first, 0.0) is None
     answer = ingest.on_header(second, 0.0)
@@ -74,7 +75,7 @@ def test_over_the_budget_the_answer_is_later() -> None:
 
 
 def test_one_agent_may_fill_its_share_of_the_budget_and_others_find_room() -> None:
-    ingest, site = Ingest(budget_bytes=SHARE * 2 * 2000), Site()
+    ingest, site = Ingest(budget_bytes=SHARE * 2 * pledge(BIG)), Site()
     first, second, third = (site.update(BASE, DATA).header for _ in range(3))
     assert [ingest.on_header(header, 0.0) for header in (first, second)] == [None, None]
     answer = ingest.on_header(third, 0.0)
@@ -84,7 +85,7 @@ def test_one_agent_may_fill_its_share_of_the_budget_and_others_find_room() -> No
 
 
 def test_one_update_larger_than_a_share_still_gets_in() -> None:
-    assert Ingest(budget_bytes=2000).on_header(big_update(), 0.0) is None
+    assert Ingest(budget_bytes=pledge(BIG)).on_header(big_update(), 0.0) is None
 
 
 def test_an_update_that_comes_in_smaller_chunks_than_before_starts_anew_with_those() -> None:
@@ -93,7 +94,7 @@ def test_an_update_that_comes_in_smaller_chunks_than_before_starts_anew_with_tho
     ingest.on_chunk(at(header, 0), CHUNKS[0], 0.0)
     smaller = msgspec.structs.replace(header, content=describe(DATA.tobytes(), 1000))
     assert ingest.on_header(smaller, 1.0) is None
-    assert ingest.pledged_bytes == 2000
+    assert ingest.pledged_bytes == pledge(smaller.content)
     pieces = split(DATA.tobytes(), 1000)
     assert ingest.on_chunk(at(smaller, 0), pieces[0], 1.0) is None
     assert ingest.on_chunk(at(smaller, 1), pieces[1], 1.0) == Update(smaller, DATA.tobytes())

@@ -4,7 +4,6 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from agent.learning.checkpoint import Checkpoint
 from agent.status import read_status

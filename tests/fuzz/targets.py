@@ -1,0 +1,176 @@
+"""Everything that is fuzzed, by name: what takes the bytes, where it starts, how it is changed.
+
+Invariant of each: any bytes give a value or `WireError` (the graph's door: `GraphError`), and the
+error's words fit on one line of a log.
+"""
+
+import importlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+
+import msgspec
+import numpy as np
+
+from agent.learning.graph import GraphError
+from tests.fuzz import decoders
+from tests.fuzz.mutating import (
+    Mutate,
+    delta,
+    messagepack,
+    protobuf,
+    safetensors,
+    scrambled,
+    topic,
+    with_a_byte_before,
+)
+from tests.fuzz.script import UnfitWordsError, unfit
+from tests.fuzz.seeds import (
+    KIND_ORDER,
+    bodies,
+    bundle_files,
+    envelopes,
+    graphs,
+    topic_seeds,
+    vectors,
+)
+from wire.bundle import GOLDEN, MODEL, WEIGHTS
+from wire.deltas import encode
+from wire.errors import WireError
+
+KIND_BYTES = {kind: bytes([index]) for index, kind in enumerate(KIND_ORDER)}
+INTEGERS = [b"\0\x08abcd", b"\1\x08abcdabcd"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One entry point.
+
+    Attributes:
+      run: takes the bytes.
+      seeds: where mutation starts.
+      mutate: changes a case, knowing its format.
+      longest: bytes of the longest case.
+      refusal: the one error that is promised.
+    """
+
+    run: Callable[[bytes], None]
+    seeds: list[bytes]
+    mutate: Mutate
+    longest: int = 8192
+    refusal: type[Exception] = WireError
+
+
+class Outcome(Enum):
+    """What became of a case."""
+
+    VALUE = "value"
+    REFUSED = "refused"
+    UNFIT = "refused in words unfit for a log"
+
+
+def check(target: Target, data: bytes) -> tuple[Outcome, str]:
+    """Run one case; return what became of it, and why its words are unfit.
+
+    Raises whatever is neither a value nor the promised refusal.
+    """
+    try:
+        target.run(data)
+        return Outcome.VALUE, ""
+    except UnfitWordsError as error:
+        return Outcome.UNFIT, str(error)
+    except target.refusal as error:
+        problem = unfit(str(error))
+        return (Outcome.UNFIT, problem) if problem else (Outcome.REFUSED, "")
+
+
+def mutant(target: Target, data: bytes, dice: random.Random) -> bytes:
+    """A case made from another one."""
+    for _ in range(dice.choice((1, 1, 1, 1, 2, 4))):
+        change = scrambled if dice.random() < 0.08 else target.mutate
+        data = change(data, dice)[: target.longest]
+    return data
+
+
+def bundle_body(data: bytes, dice: random.Random) -> bytes:
+    """Change a bundle's manifest, or one of its files as what it is."""
+    try:
+        body = msgspec.msgpack.decode(data)
+        name = dice.choice((MODEL, WEIGHTS, GOLDEN, ""))
+        inner = {MODEL: protobuf, WEIGHTS: safetensors, GOLDEN: safetensors}.get(name)
+        if inner is None:
+            body["manifest"] = msgspec.Raw(
+                messagepack(msgspec.msgpack.encode(body["manifest"]), dice)
+            )
+        else:
+            body["files"][name] = inner(body["files"][name], dice)
+        return msgspec.msgpack.encode(body)
+    except (msgspec.MsgspecError, *decoders.WRONG_SHAPE):
+        return messagepack(data, dice)
+
+
+def message_body(data: bytes, dice: random.Random) -> bytes:
+    """Change a body, by its kind."""
+    kind, body = decoders.kind_and_rest(data)
+    return data[:1] + (bundle_body if kind == "bundle" else messagepack)(body, dice)
+
+
+@cache
+def target(name: str) -> Target:
+    """One target by name; what only the others need is not imported."""
+    make = {
+        "topics": lambda: Target(decoders.topics, topic_seeds(), topic, 70_000),
+        "envelopes": _envelopes,
+        "messages": _messages,
+        "bundles": lambda: Target(decoders.bundles, bodies()["bundle"], bundle_body, 32_768),
+        "graphs": lambda: Target(decoders.graphs, graphs(), protobuf, 32_768, GraphError),
+        "safetensors": _safetensors,
+        "integers": lambda: Target(decoders.integers, INTEGERS, scrambled),
+        "bitmaps": lambda: Target(decoders.bitmaps, [b"\x01\x80", bytes(512)], scrambled),
+        "deltas": _deltas,
+        "assemblies": _assemblies,
+        "coordinator": _coordinator,
+        "agent": _agent,
+    }
+    return make[name]()
+
+
+def _envelopes() -> Target:
+    seeds = [KIND_BYTES[kind] + data for kind, data in envelopes()]
+    return Target(decoders.envelopes, seeds, with_a_byte_before(messagepack), 16_384)
+
+
+def _messages() -> Target:
+    seeds = [KIND_BYTES[kind] + body for kind, found in bodies().items() for body in found]
+    return Target(decoders.messages, seeds, message_body, 16_384)
+
+
+def _safetensors() -> Target:
+    files = bundle_files()
+    seeds = [bytes.fromhex(vectors()["weights"]["file"]), files[WEIGHTS], files[GOLDEN]]
+    return Target(decoders.safetensors, seeds, safetensors)
+
+
+def _deltas() -> Target:
+    base = decoders.DELTA_BASE
+    words = len(base) // 4 * 4
+    moved = (np.frombuffer(base[:words], "<f4") * np.float32(1.0001)).tobytes()
+    honest = encode(base, moved + base[words:][::-1])
+    return Target(decoders.weight_deltas, [honest or b"", b"\x01"], delta(4, len(base) - words))
+
+
+def _assemblies() -> Target:
+    seeds = [bytes([0, lie]) + bytes(range(256)) * 5 for lie in range(6)]
+    return Target(decoders.assemblies, seeds, scrambled)
+
+
+def _coordinator() -> Target:
+    case = importlib.import_module("tests.fuzz.coordinator_case")
+    return Target(case.run, case.seeds(), case.mutate())
+
+
+def _agent() -> Target:
+    case = importlib.import_module("tests.fuzz.agent_case")
+    return Target(case.run, case.seeds(), case.mutate())
