@@ -37,7 +37,7 @@ from agent.tombstones import bury_doomed
 from agent.unfinished import Unfinished
 from wire.codec import Counter
 from wire.database import DiskError, lock_directory
-from wire.mqtt import backoff
+from wire.reconnecting import backoff
 from wire.settings import settings_error
 
 logger = logging.getLogger(__name__)

@@ -35,7 +35,8 @@ from wire.errors import (
     one_line,
 )
 from wire.messages import AgentState, Command, CoordinatorState, Receipts, Report
-from wire.mqtt import BrokerSettings, Link, Received, Reconnecting, Will, connect, reason_of
+from wire.mqtt import BrokerSettings, Link, Received, Will, connect, reason_of
+from wire.reconnecting import Reconnecting
 from wire.trust import COORDINATOR
 
 logger = logging.getLogger(__name__)

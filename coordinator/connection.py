@@ -42,16 +42,8 @@ from wire.messages import (
     Report,
     UpdateHeader,
 )
-from wire.mqtt import (
-    PACKET_OVERHEAD,
-    BrokerSettings,
-    Link,
-    Received,
-    Reconnecting,
-    Will,
-    connect,
-    reason_of,
-)
+from wire.mqtt import PACKET_OVERHEAD, BrokerSettings, Link, Received, Will, connect, reason_of
+from wire.reconnecting import Reconnecting
 from wire.signing import PublicKey
 from wire.topics import Topics
 from wire.trust import COORDINATOR, read_credential

@@ -23,15 +23,13 @@ is `Link.packet_bytes` and is checked before a packet is sent (section 3.2.2.3 o
 
 import asyncio
 import fcntl
-import random
 import socket
 import ssl
 import struct
 import sys
 import termios
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -45,6 +43,7 @@ from paho.mqtt.properties import Properties
 
 from wire.errors import LinkDownError, PacketTooLargeError, SettingsError
 from wire.files import check_secret
+from wire.lanes import Lane
 from wire.pacing import BulkWindow, TokenBucket
 from wire.settings import Settings
 
@@ -105,45 +104,6 @@ class Will(msgspec.Struct, frozen=True):
     payload: bytes
 
 
-class _Lane:
-    """Places for messages in flight; who waits is served in order."""
-
-    def __init__(self, places: int) -> None:
-        self.places = places
-        self._taken = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
-
-    async def enter(self) -> None:
-        if self._taken < self.places and not self._waiting:
-            self._taken += 1
-            return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.leave()  # the place came with the cancellation: pass it on
-            raise
-
-    def leave(self) -> None:
-        self._taken -= 1
-        while self._waiting and self._taken < self.places:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self._taken += 1
-                turn.set_result(None)
-
-    def end(self) -> None:
-        """Let everybody go on, into the error that they will meet."""
-        self.places = sys.maxsize
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self._taken += 1
-                turn.set_result(None)
-
-
 class Link:
     """One live connection; made by `connect`.
 
@@ -156,8 +116,8 @@ class Link:
         self._client = client
         self._loop = asyncio.get_running_loop()
         self._ack_timeout_s = broker.ack_timeout_s
-        self._window = _Lane(WINDOW)
-        self._bulk = _Lane(BulkWindow.FIRST)
+        self._window = Lane(WINDOW)
+        self._bulk = Lane(BulkWindow.FIRST)
         self._bulk_window = BulkWindow(BULK)
         self._rate = TokenBucket(broker.bulk_bytes_s, broker.bulk_bytes_s / 4)
         self._acks: dict[int, asyncio.Future[None]] = {}
@@ -566,38 +526,3 @@ def reason_of(group: BaseExceptionGroup[BaseException]) -> str:
     """The first reason in an exception group, for the log."""
     first = group.exceptions[0]
     return reason_of(first) if isinstance(first, BaseExceptionGroup) else str(first)
-
-
-def backoff(first_s: float, longest_s: float, rng: random.Random) -> Iterator[float]:
-    """Yield waiting times before each attempt, for ever: decorrelated jitter.
-
-    Each wait is drawn between `first_s` and three times the one before (M. Brooker, "Exponential
-    Backoff and Jitter", 2015), so a thousand gateways that lost the same broker spread out, and a
-    wait stays in proportion to the time that really passed.  Doubling a ceiling at each attempt
-    does not: after a few short draws within a 3 s outage, a gateway once waited 21 s.
-    """
-    wait_s = first_s
-    while True:
-        wait_s = min(longest_s, rng.uniform(first_s, 3 * wait_s))
-        yield wait_s
-
-
-class Reconnecting:
-    """How long to wait before the next connection.
-
-    The waits of `backoff`, begun anew after a connection that lived: a short cut costs little.  One
-    that is accepted and dropped again (an overloaded broker, two programs under one name) does not
-    count, so that a storm dies down.
-    """
-
-    LIVED_S = 1.0
-
-    def __init__(self, first_s: float, longest_s: float, rng: random.Random) -> None:
-        self._first_s, self._longest_s, self._rng = first_s, longest_s, rng
-        self._waits = backoff(first_s, longest_s, rng)
-
-    def wait_s(self, lived_s: float) -> float:
-        """Seconds to wait after a connection that was up for `lived_s`; 0 for none at all."""
-        if lived_s >= self.LIVED_S:
-            self._waits = backoff(self._first_s, self._longest_s, self._rng)
-        return next(self._waits)

@@ -199,6 +199,12 @@ class Coordinator:
         }
 
 
+def state_like(birth: AgentState, identity: Identity, **changes: object) -> bytes:
+    """A state of the agent, signed with its key, as a broker might retain it."""
+    state = msgspec.structs.replace(birth, **changes)
+    return seal(state, federation=FEDERATION, signer=AGENT, counter=1, key=identity.key)
+
+
 def children_of(process: "subprocess.Popen[str]") -> list[str]:
     """Ids of the processes that a process started (proc_pid_task(5))."""
     return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -301,15 +307,9 @@ def test_a_late_will_is_answered_by_a_new_birth(
     async def scenario(coordinator: Coordinator) -> None:
         site.start()
         birth = await coordinator.state("online")
-        will = AgentState(
-            status="offline",
-            incarnation=birth.incarnation,
-            session=birth.session - 1,
-            credential=birth.credential,
-        )
+        late = state_like(birth, identity, status="offline", session=birth.session - 1)
         topic = coordinator.federation.topics.state(AGENT)
         before = len(coordinator.seen)
-        late = seal(will, federation=FEDERATION, signer=AGENT, counter=1, key=identity.key)
         await coordinator.link.publish(topic, late, retain=True)
         again = await coordinator.state("online", after=before)
         assert (again.incarnation, again.session) == (birth.incarnation, birth.session)
@@ -380,14 +380,7 @@ def test_a_session_that_the_disk_forgot_is_passed_and_the_incarnation_goes_on(
         birth = await coordinator.state("online")
         process.kill()
         process.wait()
-        forgotten = AgentState(
-            status="offline",
-            incarnation=birth.incarnation,
-            session=birth.session + 7,
-            credential=birth.credential,
-        )
-        key = identity.key
-        state = seal(forgotten, federation=FEDERATION, signer=AGENT, counter=9, key=key)
+        state = state_like(birth, identity, status="offline", session=birth.session + 7)
         await coordinator.state("offline")
         await coordinator.link.publish(federation.topics.state(AGENT), state, retain=True)
         site.start()
@@ -408,7 +401,7 @@ def test_an_old_incarnation_that_a_broker_brings_back_is_answered_with_a_birth(
         renewed = await coordinator.state("online", above_session=birth.session)
         assert renewed.incarnation != birth.incarnation
         before = len(coordinator.seen)
-        old = seal(birth, federation=FEDERATION, signer=AGENT, counter=9, key=identity.key)
+        old = state_like(birth, identity)
         await coordinator.link.publish(federation.topics.state(AGENT), old, retain=True)
         again = await coordinator.state("online", after=before + 1, above_session=birth.session)
         assert again.incarnation == renewed.incarnation
