@@ -73,6 +73,22 @@ class Agent:
             federation=identity.trust.federation,
             pid=os.getpid(),
         )
+        self._connection = Connection(
+            settings.broker,
+            identity,
+            self._outbox,
+            self._history,
+            self._adoption,
+            self._operator,
+            self._status,
+            Schedule(self._outbox.open_updates(), random.Random()),  # noqa: S311  jitter only
+            self._made,
+        )
+
+    def stop(self, task: "asyncio.Task[None]") -> None:
+        """End the task that runs `run`, also when the link ends in the same instant."""
+        self._connection.is_stopping = True
+        task.cancel()
 
     async def run(self) -> None:
         """Run until cancelled; the first failure of any task ends all."""
@@ -95,23 +111,12 @@ class Agent:
             Unfinished(self._state),
             chunk_bytes=self._settings.outbox.chunk_bytes,
         )
-        connection = Connection(
-            self._settings.broker,
-            self._identity,
-            self._outbox,
-            self._history,
-            self._adoption,
-            self._operator,
-            self._status,
-            Schedule(self._outbox.open_updates(), random.Random()),  # noqa: S311  jitter only
-            self._made,
-        )
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._acquire(), name="acquire")
                 tasks.create_task(self._keep_rows(), name="keep rows")
                 tasks.create_task(learner.run(), name="learn")
-                tasks.create_task(connection.run(), name="connection")
+                tasks.create_task(self._connection.run(), name="connection")
                 tasks.create_task(self._report(), name="report")
                 tasks.create_task(self._keep_house(counter), name="keep house")
         finally:
@@ -235,10 +240,9 @@ async def run(config: Path) -> None:
         agent = Agent(settings, identity, state)
     except DiskError as error:
         raise settings_error(config, "agent.state_dir", f"can not use {error}") from None
-    task = asyncio.current_task()
-    loop = asyncio.get_running_loop()
+    running = asyncio.create_task(agent.run(), name="agent")
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel if task else loop.stop)
+        asyncio.get_running_loop().add_signal_handler(number, agent.stop, running)
     with contextlib.suppress(asyncio.CancelledError):
-        await agent.run()
+        await running
     notify("STOPPING=1")

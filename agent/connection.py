@@ -72,6 +72,8 @@ class Connection:
         self._renewed = asyncio.Event()
         self._session = self._seen_session = 0
         self._up_s = math.inf
+        self.is_stopping = False
+        """Set before `run` is cancelled: a link that ends in the same instant can hide that."""
         self._delivery = Delivery(self.outbox, self.schedule, self.identity, self._live, self.made)
 
     async def run(self) -> None:
@@ -83,6 +85,8 @@ class Connection:
                 await self._connected()
             except* (LinkDownError, PacketTooLargeError) as group:
                 logger.info("link down: %s", reason_of(group))
+            if self.is_stopping:
+                return
             self.status.link, self.status.coordinator = "down", "unknown"
             self._live.clear()
             await asyncio.sleep(waits.wait_s(time.monotonic() - self._up_s))

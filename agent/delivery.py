@@ -48,6 +48,7 @@ class _Attempt:
     due_s: float = 0.0
     wanted: list[int] = field(default_factory=list)
     is_there: bool = False
+    is_committed: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ class Schedule:
         """Return what to send at monotonic time `now_s`, or None when nothing is due."""
         for gone in self._attempts.keys() - set(open_updates):
             del self._attempts[gone]
-        for update in open_updates[:IN_PROGRESS]:
-            attempt = self._attempts.setdefault(update, _Attempt())
+        for update in self._in_progress(open_updates):
+            attempt = self._attempts[update]
             if attempt.wanted:
                 chunks, attempt.wanted = tuple(attempt.wanted), []
                 attempt.is_there = False
@@ -90,12 +91,24 @@ class Schedule:
                 return Sending(update, header=True, chunks=None if first else ())
         return None
 
+    def _in_progress(self, open_updates: list[UpdateId]) -> Iterator[UpdateId]:
+        """The oldest to bring over, and the oldest of those that are there and wait for a fold."""
+        places = {True: IN_PROGRESS, False: IN_PROGRESS}
+        for update in open_updates:
+            if not any(places.values()):
+                return
+            is_committed = self._attempts.setdefault(update, _Attempt()).is_committed
+            if places[is_committed]:
+                places[is_committed] -= 1
+                yield update
+
     def received(self, receipt: Receipt, now_s: float) -> None:
         """Take a receipt's consequence for the timing."""
         attempt = self._attempts.get(UpdateId(receipt.incarnation, receipt.sequence))
         if attempt is None:
             return
         attempt.is_there = receipt.status != "wanted"
+        attempt.is_committed = receipt.status == "committed"
         if receipt.status == "wanted":
             attempt.wanted = from_bitmap(receipt.wanted)
         elif receipt.status == "later":

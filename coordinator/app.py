@@ -64,8 +64,12 @@ class Coordinator:
         )
 
     async def run(self) -> None:
-        """Run until cancelled."""
+        """Run until cancelled after `stop`."""
         await self._connection.run()
+
+    def stop(self) -> None:
+        """Say that a cancellation comes, so that a link that ends with it does not hide it."""
+        self._connection.is_stopping = True
 
 
 async def run(config: Path, strategy: Literal["fedbuff", "fedavg"] | None = None) -> None:
@@ -87,6 +91,7 @@ async def run(config: Path, strategy: Literal["fedbuff", "fedavg"] | None = None
     stopping = asyncio.create_task(stop.wait(), name="stop")
     await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
+    coordinator.stop()
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running

@@ -42,7 +42,15 @@ from wire.messages import (
     Report,
     UpdateHeader,
 )
-from wire.mqtt import PACKET_OVERHEAD, BrokerSettings, Link, Received, Will, connect, reason_of
+from wire.mqtt import (
+    PACKET_OVERHEAD,
+    BrokerSettings,
+    Link,
+    Received,
+    Will,
+    connect,
+    reason_of,
+)
 from wire.reconnecting import Reconnecting
 from wire.signing import PublicKey
 from wire.topics import Topics
@@ -52,6 +60,9 @@ logger = logging.getLogger(__name__)
 
 BATCH = 64
 """Updates in one transaction at most: it costs one fsync and one copy of the buffer."""
+_LINGERS, _LINGER_S, _LONGEST_BATCH_S = 3, 0.004, 0.1
+"""How often and how long to wait for more of a batch: some milliseconds make it four times as
+large, and ingest a third faster."""
 _OUTGOING = 10_000
 _TICK_S = 0.1
 _ORDERS_S = 0.5
@@ -92,6 +103,8 @@ class Connection:
         )
         self._head_moved = asyncio.Event()
         self.is_up = False
+        self.is_stopping = False
+        """Set before `run` is cancelled: a link that ends in the same instant can hide that."""
 
     async def run(self) -> None:
         """Connect, serve, and connect again, for ever."""
@@ -106,6 +119,8 @@ class Connection:
                 # Nothing that was not stored was receipted; agents stop sending while this program
                 # is offline, and offer everything again.
                 logger.error("offline until the disk works: %s", reason_of(group))  # noqa: TRY400
+            if self.is_stopping:
+                return
             lived_s = time.monotonic() - began_s if self.is_up else 0.0
             self.is_up = False
             await asyncio.sleep(waits.wait_s(lived_s))
@@ -115,14 +130,14 @@ class Connection:
         will = Will(topic, self._state("offline"))
         async with connect(self.broker, COORDINATOR, will) as link, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(link), name="listen")
-            await link.subscribe(
-                [self._topics.all_updates, self._topics.all_states, self._topics.all_reports]
-            )
+            await link.subscribe([self._topics.all_updates, self._topics.all_reports])
             if link.packet_bytes is not None:
                 self._limit_chunks(link.packet_bytes - PACKET_OVERHEAD)
             await self._publish_head(link)
             await link.publish(topic, self._state("online"), retain=True)
             self.is_up = True
+            # Last: a thousand retained births would stand before the head and our own birth.
+            await link.subscribe([self._topics.all_states])
             tasks.create_task(self._publish_heads(link), name="publish")
             tasks.create_task(self._send_receipts(link), name="receipts")
             tasks.create_task(self._send_orders(link), name="orders")
@@ -154,6 +169,7 @@ class Connection:
 
     async def _listen(self, link: Link) -> None:
         ready: list[Update] = []
+        began_s = 0.0
         async for message in link.messages():
             try:
                 update = self._receive(message)
@@ -162,9 +178,20 @@ class Connection:
                 update = None
             if update is not None:
                 ready.append(update)
-            if ready and (len(ready) >= BATCH or link.waiting == 0):
+                began_s = time.monotonic() if len(ready) == 1 else began_s
+            if ready and await self._is_batch(link, len(ready), began_s):
                 self._after(self.federation.commit(ready, time.monotonic()))
                 ready = []
+
+    async def _is_batch(self, link: Link, number: int, began_s: float) -> bool:
+        """Whether to commit these updates now, or take more into the same transaction."""
+        for _ in range(_LINGERS):
+            if number >= BATCH or time.monotonic() - began_s > _LONGEST_BATCH_S:
+                return True
+            if link.waiting:
+                return False
+            await asyncio.sleep(_LINGER_S)
+        return not link.waiting
 
     def _receive(self, message: Received) -> Update | None:
         """Take one message; return an update that it completed."""

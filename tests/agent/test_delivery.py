@@ -115,6 +115,18 @@ def test_only_the_oldest_updates_are_in_progress() -> None:
     assert following == Sending(waiting[IN_PROGRESS], header=True, chunks=None)
 
 
+def test_updates_that_wait_for_a_fold_leave_the_way_to_newer_ones() -> None:
+    plan = schedule()
+    waiting = [UpdateId(INCARNATION, sequence) for sequence in range(1, 2 * IN_PROGRESS + 1)]
+    while (sending := plan.next(waiting, 0.0)) is not None:
+        plan.received(receipt("committed", sending.id.sequence), 0.0)
+    assert all(not plan.takes_chunks(update) for update in waiting)  # all of them are over there
+    asked = set()
+    while (again := plan.next(waiting, 1000.0)) is not None:
+        asked.add(again.id)
+    assert asked == set(waiting[:IN_PROGRESS])  # and of the oldest the outcome is asked for
+
+
 def test_updates_of_an_earlier_process_are_offered_by_their_header() -> None:
     plan = schedule(known=[ONE])
     assert plan.next([ONE, TWO], 0.0) == HEADER

@@ -106,12 +106,19 @@ class Floor:
         """Wait for the answer to a birth: the incarnation, and the highest sequence known of it."""
 
         def answered() -> tuple[str, int] | None:
-            payloads = [item.payload for item in self.messages if item.topic == TOPICS.to(agent)]
-            read = [self._read(Receipts, payload)[0] for payload in payloads]
-            answers = [(item.incarnation, item.highest) for item in read if item.incarnation]
+            answers = self._answers(agent)
             return answers[after] if len(answers) > after else None
 
         return await self.until(answered, f"an answer to the birth of {agent}")
+
+    def _answers(self, agent: str) -> list[tuple[str, int]]:
+        payloads = [
+            item.payload
+            for item in self.messages
+            if item.topic == TOPICS.to(agent) and b"command" not in item.payload[:24]
+        ]
+        read = [self._read(Receipts, payload)[0] for payload in payloads]
+        return [(item.incarnation, item.highest) for item in read if item.incarnation]
 
     async def receipt(self, agent: str, status: str, sequence: int, after: int = 0) -> Receipt:
         """Wait for a receipt, ignoring the first `after` ones."""
@@ -143,9 +150,19 @@ class Floor:
     # What an agent says
 
     async def birth(
-        self, agent: str, session: int = 1, status: str = "online", produced: int = 0
+        self,
+        agent: str,
+        session: int = 1,
+        status: str = "online",
+        produced: int = 0,
+        *,
+        is_answered: bool = True,
     ) -> Site:
-        """Publish an agent's birth or will; returns what numbers its updates."""
+        """Publish an agent's birth or will; a birth is answered before this returns.
+
+        Returns:
+          What numbers the agent's updates.
+        """
         if agent not in self._agents:
             key = read_private_key(self.keys / f"{agent}.key")
             self._agents[agent] = key, Counter(session), Site(agent)
@@ -158,7 +175,10 @@ class Floor:
             produced=produced,
         )
         envelope = self._seal(agent, state, key, counter)
+        before = len(self._answers(agent))
         await self.link.publish(TOPICS.state(agent), envelope, retain=True)
+        if status == "online" and is_answered:
+            await self.watermark(agent, after=before)
         return site
 
     def header(self, update: Update) -> bytes:

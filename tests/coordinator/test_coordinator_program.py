@@ -388,7 +388,7 @@ def test_a_newer_credential_replaces_the_older_one_for_good(plant: Plant, broker
     credential.write_bytes(old[1])
 
     async def with_old_again(watched: Floor) -> None:
-        await watched.birth("press-1", session=20)
+        await watched.birth("press-1", session=20, is_answered=False)
         reason = "credential 1 of press-1 was replaced by 50"
         await watched.until(lambda: reason in plant.log or None, "the refusal")
 

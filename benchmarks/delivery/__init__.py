@@ -1,0 +1,1 @@
+"""`make bench-delivery`: what delivery costs and how fast it is, each figure beside its limit."""

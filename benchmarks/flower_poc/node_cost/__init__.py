@@ -1,0 +1,1 @@
+"""What Flower itself costs a node for an update, beside `benchmarks/delivery/agent_cost.py`."""
