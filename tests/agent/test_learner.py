@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -311,11 +312,9 @@ def learned(monkeypatch: pytest.MonkeyPatch) -> list[Trained]:
     """What trainings gave before it was quantized, which is random."""
     found: list[Trained] = []
 
-    def noted(
-        base: Adopted, trained: Trained, identity: Identity, outbox: Outbox, counter: Counter
-    ) -> UpdateId:
+    def noted(base: Adopted, trained: Trained, *rest: Any) -> UpdateId:
         found.append(trained)
-        return make_update(base, trained, identity, outbox, counter)
+        return make_update(base, trained, *rest)
 
     monkeypatch.setattr(agent.learner, "make_update", noted)
     return found
