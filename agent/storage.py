@@ -164,6 +164,10 @@ class DurableFile:
         if self._db is None or (self._failed_with and time.monotonic() >= self._again_s):
             self._again_s = time.monotonic() + _REOPEN_S
             check = self._failed_with in (None, sqlite3.SQLITE_IOERR)
+            if self._failed_with == sqlite3.SQLITE_READONLY:
+                # SQLite shares the memory of a log within a process, in the mode of whoever opened
+                # it first: beside a connection that only reads, no new one could write.
+                self.close()
             try:
                 database = self._open(check=check)
             except DiskError:
