@@ -136,12 +136,12 @@ class Connection:
             await self._publish_head(link)
             await link.publish(topic, self._state("online"), retain=True)
             self.is_up = True
-            # Last: a thousand retained births would stand before the head and our own birth.
-            await link.subscribe([self._topics.all_states])
             tasks.create_task(self._publish_heads(link), name="publish")
             tasks.create_task(self._send_receipts(link), name="receipts")
             tasks.create_task(self._send_orders(link), name="orders")
             tasks.create_task(self._tick(), name="tick")
+            # Last: a thousand retained births would stand before head, birth and receipts.
+            await link.subscribe([self._topics.all_states])
 
     def _limit_chunks(self, chunk_bytes: int) -> None:
         try:
@@ -393,14 +393,17 @@ def _messages(
 ) -> Iterator[tuple[str, Receipts]]:
     """What waits, as few messages for each agent."""
     by_agent: dict[str, list[Receipt]] = {}
+    watermarks: list[tuple[str, Watermark]] = []
     for agent, item in (pair for batch in waiting for pair in batch):
         if isinstance(item, Watermark):
-            yield agent, Receipts(incarnation=item.incarnation, highest=item.highest)
+            watermarks.append((agent, item))
         else:
             by_agent.setdefault(agent, []).append(item)
     for agent, items in by_agent.items():
         for start in range(0, len(items), _RECEIPTS_PER_MESSAGE):
             yield agent, Receipts(items=tuple(items[start : start + _RECEIPTS_PER_MESSAGE]))
+    for agent, mark in watermarks:  # a thousand at a restart: what settles updates goes first
+        yield agent, Receipts(incarnation=mark.incarnation, highest=mark.highest)
 
 
 def _is_earlier(state: AgentState, credential: Credential, known: KnownAgent) -> bool:
