@@ -33,7 +33,7 @@ GENERATED_ROWS = 10_000
 STREAM_SHARE = 0.4
 """Share of the learning time in which the machines produce; the rest is for learning from it."""
 
-NODES = {
+_NODES = {
     "air_temperature": ("AirTemperature", "K"),
     "process_temperature": ("ProcessTemperature", "K"),
     "rotational_speed": ("RotationalSpeed", "rpm"),
@@ -177,11 +177,15 @@ def _free_ports(number: int) -> list[int]:
             holder.close()
 
 
-def _agent_toml(site: Site, root: str) -> str:
-    channels = "".join(
+def channels_toml() -> str:
+    """The machines' channels, as an agent's configuration names them."""
+    return "".join(
         f'\n[[source.opcua.channel]]\nname = "{name}"\nnode = "s={node}"\nunit = "{unit}"\n'
-        for name, (node, unit) in NODES.items()
+        for name, (node, unit) in _NODES.items()
     )
+
+
+def _agent_toml(site: Site, root: str) -> str:
     return f"""\
 [agent]
 state_dir = "{site.agent}"
@@ -210,7 +214,7 @@ trigger = "product_count"
 endpoint = "{site.machine_url}"
 namespace_uri = "{NAMESPACE_URI}"
 queue_size = 10000
-{channels}"""
+{channels_toml()}"""
 
 
 def _coordinator_toml(options: Options, root: str, broker_port: int) -> str:

@@ -26,7 +26,7 @@ from agent.authoring import build_bundle, read_bundle_settings
 from shopfloor.chaos.schedule import AGENTS, BROKER, COORDINATOR
 from shopfloor.machine import NAMESPACE_URI
 from shopfloor.milling import generate, write_csv
-from shopfloor.plant import JOB, NODES
+from shopfloor.plant import JOB, channels_toml
 from wire.keys import AUTHOR_KEY, make_agent, make_federation
 from wire.signing import read_private_key
 
@@ -179,10 +179,6 @@ max_queued_messages 10000
 
 
 def _agent_toml(layout: Layout, agent: str, number: int, root: str) -> str:
-    channels = "".join(
-        f'\n[[source.opcua.channel]]\nname = "{name}"\nnode = "s={node}"\nunit = "{unit}"\n'
-        for name, (node, unit) in NODES.items()
-    )
     return f"""\
 [agent]
 state_dir = "{agent}"
@@ -214,7 +210,7 @@ trigger = "product_count"
 endpoint = "{layout.machine_url}"
 namespace_uri = "{NAMESPACE_URI}"
 queue_size = 10000
-{channels}"""
+{channels_toml()}"""
 
 
 def _coordinator_toml(layout: Layout, root: str) -> str:
