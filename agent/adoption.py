@@ -6,80 +6,54 @@
 
 Nothing is believed before its check: the head by the coordinator's key and its growing sequence,
 each chunk by the head's hashes, what deltas make by its own hash, the bundle by its author's key
-and its golden vectors.  A delta that leads elsewhere is told once and not used again: the content
-is fetched in full.
+and its golden vectors, the statistics by their form.  A delta that leads elsewhere is told once and
+not used again: the content is fetched in full.
+
+What is in use can still lack what its inputs are standardised by: the statistics of all sites
+(`federated`), or this site's own (`local`, `set_moments`).  Then `Adopted.unready` says so, and it
+is neither trained nor scored with.
 """
 
 import asyncio
 import logging
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
+from agent.adopted import Adopted, Examples
 from agent.downloads import Downloads, Way, cheapest_ways
 from agent.learning.choice import BackendName
-from agent.model import Model, check_live, prepare
+from agent.local_tensors import LocalTensors
+from agent.model import Model, check_live, local_of, prepare, with_local
 from agent.models import Models
+from agent.signals.features import Moments
 from wire.bundle import read_bundle
 from wire.chunks import check_content, sha256
 from wire.codec import unseal
 from wire.database import DiskError
 from wire.deltas import decode
 from wire.errors import BundleError, MalformedError, ReplayError, WireError
-from wire.manifest import Label
+from wire.manifest import Manifest, columns
 from wire.messages import Content, Delta, Head
+from wire.standards import Standard, read_standard
 from wire.tensors import Params, read_params
 from wire.topics import Topics
 from wire.trust import COORDINATOR, Trust
 
+__all__ = ["URGENCY", "Adopted", "Adoption", "Examples", "contents", "topic_key"]
+
 logger = logging.getLogger(__name__)
 
-URGENCY = ("bundle", "serve", "train", "candidate")
+URGENCY = ("bundle", "statistics", "serve", "train", "candidate")
 """The order of fetching: scoring the live signal comes before training, and both before judging."""
 
 
 @dataclass(frozen=True)
-class Examples:
-    """What the model learns from: `inputs` float32 (N, F), `labels` bool (N,)."""
-
-    inputs: NDArray[np.float32]
-    labels: NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class Adopted:
-    """A head whose contents are all here and checked."""
-
-    head: Head
-    model: Model
-    train: Params
-    candidate: Params | None
-    serve: Params
-    input_columns: tuple[int, ...]
-    label_column: int
-
-    def score(self, params: Params, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Score rows of this agent's channels: float64 (N, C) to (N,)."""
-        return self.model.score(params, rows[:, self.input_columns])
-
-    def examples(self, rows: NDArray[np.float64]) -> Examples:
-        """Cut rows of this agent's channels into the model's inputs and labels."""
-        inputs = self.model.inputs(rows[:, self.input_columns])
-        return Examples(inputs, rows[:, self.label_column] >= 0.5)
-
-
-@dataclass(frozen=True)
 class _Ready:
-    """The checked model of the bundle with this SHA-256, and its label."""
+    """The checked model of the bundle with this SHA-256, and its own first weights."""
 
     digest: bytes
     model: Model
-    label: Label
+    weights: Params
 
 
 class Adoption:
@@ -91,6 +65,7 @@ class Adoption:
         trust: Trust,
         channels: list[str],
         backend: BackendName = "auto",
+        local_tensors: LocalTensors | None = None,
     ) -> None:
         self._backend = backend
         self._channels = channels
@@ -98,6 +73,9 @@ class Adoption:
         self._trust = trust
         self._topics = Topics(trust.federation)
         self._downloads = Downloads(models)
+        self._local = local_tensors or LocalTensors()
+        self._own: tuple[bytes, Standard] | None = None
+        """Of which bundle, and what this site standardises by where its own rows decide."""
         self._ready: _Ready | None = None
         self.head: Head | None = None
         self.current: Adopted | None = None
@@ -304,15 +282,22 @@ class Adoption:
         if bundle is None:
             return None
         ready = self._ready_model(head.bundle.digest, bundle)
-        inputs, label = self._columns(ready)
-        weights: dict[bytes, Params] = {}
+        manifest = ready.model.manifest
+        inputs, label = self._columns(ready.model)
+        standard = self._own_standard(head, manifest)
+        shared: dict[bytes, Params] = {}
         for kind, content in contents(head).items():
-            if kind == "bundle" or content.digest in weights:
+            if kind == "bundle" or content.digest in shared:
                 continue
             data = self._models.read(content.digest)
             if data is None:
                 return None
-            weights[content.digest] = read_params(data, ready.model.manifest.shapes)
+            if kind != "statistics":
+                shared[content.digest] = read_params(data, manifest.shared_shapes)
+            elif manifest.standardise == "federated":
+                standard = read_standard(data, sum(map(columns, manifest.features)))
+        local = self._local.load(head.bundle.digest, manifest, ready.weights)
+        weights = {digest: with_local(manifest, each, local) for digest, each in shared.items()}
         return Adopted(
             head,
             ready.model,
@@ -321,25 +306,77 @@ class Adoption:
             weights[head.serve.content.digest],
             inputs,
             label,
+            standard,
         )
 
-    def _columns(self, ready: _Ready) -> tuple[tuple[int, ...], int]:
+    def _own_standard(self, head: Head, manifest: Manifest) -> Standard | None:
+        """What this site's own rows said about this bundle's inputs, where they decide."""
+        is_own = self._own is not None and self._own[0] == head.bundle.digest
+        return self._own[1] if self._own and is_own and manifest.standardise == "local" else None
+
+    def set_moments(self, moments: Moments) -> None:
+        """Standardise by this site's own training rows from now on (`Adopted.moments`).
+
+        Nothing happens for a bundle that is standardised otherwise, and without any rows.  Moments
+        are forgotten with their bundle: those of another one are of other features.
+
+        Raises:
+          ValueError: they are not of the columns of the bundle in use.
+        """
+        current = self.current
+        if current is None or current.model.manifest.standardise != "local" or not moments.count:
+            return
+        expected = sum(map(columns, current.model.manifest.features))
+        if moments.sums.shape != (expected,):
+            reason = f"moments of shape {moments.sums.shape}, the bundle's features make {expected}"
+            raise ValueError(f"{reason} columns")
+        self._own = (current.head.bundle.digest, moments.standard)
+        self.current = replace(current, standard=moments.standard)
+        if current.unready:
+            self.changed.set()
+
+    def keep_local(self, trained: Adopted, params: Params) -> None:
+        """Keep the local tensors that a training made, and use them from now on.
+
+        Args:
+          trained: what the training started from.
+          params: all tensors that it ended with; those of a bundle that is no longer in use are
+            dropped.
+        """
+        current, bundle = self.current, trained.head.bundle.digest
+        if current is None or current.head.bundle.digest != bundle:
+            return
+        manifest = current.model.manifest
+        if not local_of(manifest, params):
+            return
+        self._local.keep(bundle, manifest, params)
+        local = self._local.load(bundle, manifest, current.train)
+        candidate = current.candidate
+        self.current = replace(
+            current,
+            train=with_local(manifest, current.train, local),
+            candidate=None if candidate is None else with_local(manifest, candidate, local),
+            serve=with_local(manifest, current.serve, local),
+        )
+
+    def _columns(self, model: Model) -> tuple[tuple[int, ...], int | None]:
         """Where this agent's rows hold the model's inputs and its label."""
-        model = ready.model
-        needed = [*model.channels, ready.label.channel]
+        label = model.manifest.label
+        needed = [*model.channels, *([] if label is None else [label.channel])]
         absent = [name for name in needed if name not in self._channels]
         if absent:
             reason = f"bundle {model.manifest.name} needs channel {absent[0]!r}; configure a "
             reason += f"[[source.opcua.channel]] of that name (configured: {self._channels})"
             raise BundleError(reason)
-        columns = [self._channels.index(name) for name in needed]
-        return tuple(columns[:-1]), columns[-1]
+        at = [self._channels.index(name) for name in needed]
+        inputs = len(model.channels)
+        return tuple(at[:inputs]), None if label is None else at[inputs]
 
     def _ready_model(self, digest: bytes, data: bytes) -> _Ready:
         if self._ready is None or self._ready.digest != digest:
             bundle = read_bundle(data, self._trust)
-            label = check_live(bundle.manifest)
-            self._ready = _Ready(digest, prepare(bundle, self._backend), label)
+            check_live(bundle.manifest)
+            self._ready = _Ready(digest, prepare(bundle, self._backend), bundle.weights)
         return self._ready
 
 
@@ -348,6 +385,8 @@ def contents(head: Head) -> dict[str, Content]:
     named = {"bundle": head.bundle, "train": head.train.content, "serve": head.serve.content}
     if head.candidate is not None:
         named["candidate"] = head.candidate.content
+    if head.statistics is not None:
+        named["statistics"] = head.statistics
     return named
 
 

@@ -5,6 +5,7 @@ them, from the graph that a gateway will derive.  Refuses here, at the author's 
 gateway would refuse: `docs/bundle.md` lists every key.
 """
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,13 +38,17 @@ from wire.manifest import (
     input_shape,
 )
 from wire.messages import Name, NonNegative, Positive, Text
-from wire.settings import Settings, read_settings
+from wire.settings import Settings, read_settings, settings_error
 from wire.signing import PrivateKey
-from wire.tensors import write_params, write_safetensors
+from wire.tensors import Params, write_params, write_safetensors
 
 _GOLDEN_ROWS = 16
 _GOLDEN_NUMBERS = 1 << 16
 """Numbers in the golden rows at most, 256 KiB; a model of images gets fewer rows."""
+
+
+Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+"""A tensor's name, or a pattern such as `head.*` (`fnmatch`)."""
 
 
 class BundleSettings(Settings, frozen=True, kw_only=True):
@@ -64,6 +69,7 @@ class BundleSettings(Settings, frozen=True, kw_only=True):
     split: Split = Split()
     family: FamilySettings | None = None
     model: str = ""
+    local_tensors: Annotated[tuple[Pattern, ...], msgspec.Meta(max_length=1024)] = ()
 
 
 def read_bundle_settings(path: Path) -> BundleSettings:
@@ -116,7 +122,7 @@ def _build(path: Path, settings: BundleSettings) -> tuple[Manifest, dict[str, by
     try:
         graph = read_graph(model)  # under the caps of gateways, which are below those of exporters
         params = initial_params(graph)
-        tensors = tuple(Tensor(name=name, shape=value.shape) for name, value in params.items())
+        tensors = _tensors(path, settings, params)
         manifest = msgspec.structs.replace(manifest, tensors=tensors)
         check_graph_fits(manifest, graph)
         backend = open_backend(graph, Loss(settings.loss))
@@ -130,6 +136,28 @@ def _build(path: Path, settings: BundleSettings) -> tuple[Manifest, dict[str, by
         GOLDEN: write_safetensors(golden_tensors(golden)),
     }
     return manifest, files
+
+
+def _tensors(path: Path, settings: BundleSettings, params: Params) -> tuple[Tensor, ...]:
+    """The model's tensors, in order, each shared or local.
+
+    Raises:
+      SettingsError: a name or pattern of `local_tensors` fits no tensor, or they leave none.
+    """
+    local: set[str] = set()
+    for pattern in settings.local_tensors:
+        found = {name for name in params if name == pattern or fnmatchcase(name, pattern)}
+        if not found:
+            names = ", ".join(list(params)[:20])
+            reason = f"{pattern!r} is no tensor of the model, which has {names}"
+            raise settings_error(path, "local_tensors", reason)
+        local |= found
+    if len(local) == len(params):
+        reason = "all tensors are local, so there is nothing to learn together"
+        raise settings_error(path, "local_tensors", reason)
+    return tuple(
+        Tensor(name=name, shape=value.shape, local=name in local) for name, value in params.items()
+    )
 
 
 def _manifest(path: Path, settings: BundleSettings) -> Manifest:

@@ -1,16 +1,30 @@
 """Judging: how every model that a head names does on this site's own held-out rows.
 
-Counts per score bin leave the site, never a row or a score.  A report is sent once for each head
-and connection; it is idempotent, so it needs no outbox: a lost one is sent again with the next
+Counts and sums leave the site, never a row or a score.  A report is sent once for each head and
+connection; it is idempotent, so it needs no outbox: a lost one is sent again with the next
 connection or replaced by the next head's.
+
+A model that gives no numbers is judged all the same: its rows count as wrong as can be, so that the
+coordinator hears of it.
 """
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.adoption import Adopted
-from wire.evaluation import evaluate
-from wire.messages import Report
+from agent.adopted import Adopted
+from agent.learning.losses import Loss, example_losses
+from agent.model import probabilities
+from agent.signals.labels import in_unit
+from wire.evaluation import (
+    evaluate,
+    evaluate_classes,
+    evaluate_numbers,
+    evaluate_reconstruction,
+)
+from wire.manifest import REGRESSION, Manifest
+from wire.messages import Evaluation, Report
 
 
 def judge(adopted: Adopted, held_out: NDArray[np.float64]) -> Report | None:
@@ -21,20 +35,50 @@ def judge(adopted: Adopted, held_out: NDArray[np.float64]) -> Report | None:
       held_out: rows of this agent's channels, float64 (N, C), never trained on.
 
     Returns:
-      The report, or None without held-out rows.
+      The report, or None without held-out rows that have a label, and before it is known what the
+      inputs are standardised by.
     """
-    if not len(held_out):
+    if adopted.unready:
         return None
-    labels = adopted.examples(held_out).labels
-    head = adopted.head
+    examples = adopted.examples(held_out)
+    if not len(examples):
+        return None
+    manifest, head = adopted.model.manifest, adopted.head
     weights = {
         head.train.content.digest: adopted.train,
         head.serve.content.digest: adopted.serve,
     }
     if head.candidate is not None and adopted.candidate is not None:
         weights[head.candidate.content.digest] = adopted.candidate
+    answers = examples.inputs if manifest.loss == "reconstruction" else examples.labels
     evaluations = tuple(
-        evaluate(digest, labels, adopted.score(params, held_out))
+        evaluation_of(manifest, digest, adopted.outputs(params, examples.inputs), answers)
         for digest, params in weights.items()
     )
     return Report(head=head.sequence, evaluations=evaluations)
+
+
+def evaluation_of(
+    manifest: Manifest, digest: bytes, outputs: NDArray[np.float32], answers: NDArray[Any]
+) -> Evaluation:
+    """Count what a model gave for held-out rows against what would have been right.
+
+    Args:
+      manifest: of the bundle: loss, label and threshold.
+      digest: SHA-256 of the weights.
+      outputs: of the graph, float32 (N, ...): logits, or numbers in standardised units.
+      answers: as training takes them: float32 (N, 1) of 0 and 1; int64 (N,) numbers of classes;
+        float32 (N, 1) in standardised units; for reconstruction the inputs themselves.
+    """
+    if manifest.loss == "binary_cross_entropy":
+        scores = np.where(np.isfinite(outputs).reshape(-1), probabilities(outputs), np.nan)
+        return evaluate(digest, answers.reshape(-1) >= 0.5, scores, manifest.threshold)
+    # What has no loss has no number either, and is counted as such.
+    with np.errstate(over="ignore", invalid="ignore"):
+        losses = example_losses(Loss(manifest.loss), outputs, answers)
+    if manifest.loss == "cross_entropy":
+        return evaluate_classes(digest, answers, outputs, losses)
+    label = manifest.label
+    if manifest.loss not in REGRESSION or label is None:
+        return evaluate_reconstruction(digest, losses)
+    return evaluate_numbers(digest, in_unit(label, answers), in_unit(label, outputs), losses)

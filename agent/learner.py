@@ -4,8 +4,8 @@
 
 Training goes on while the link is down, from the last version the agent holds: its update is
 delivered later, with its staleness.  A training that a stop or a crash cuts short goes on at the
-next start (`unfinished`), as if it had never been cut.  `reason_to_wait` and `make_update` are
-pure.
+next start (`unfinished`), as if it had never been cut.  `reason_to_wait` is pure; what an update is
+made of is `agent/making.py`'s.
 """
 
 import asyncio
@@ -15,23 +15,21 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-
 from agent.adoption import Adopted, Adoption
 from agent.config import Identity
 from agent.history import History
 from agent.learning.plan import TrainingPlan
 from agent.learning.train import TrainingResult
 from agent.learning.worker import TrainingFailed, TrainingProcess, TrainingProcessDied
+from agent.making import Trained, make_update
 from agent.outbox import Outbox, UpdateId
 from agent.status import Status
-from agent.tombstones import bury_doomed, seal_update
+from agent.tombstones import bury_doomed
 from agent.unfinished import Job, TrainingRows, Unfinished
-from wire.chunks import CHUNK_BYTES, describe
+from wire.chunks import CHUNK_BYTES
 from wire.codec import Counter
 from wire.database import DiskError
-from wire.messages import Policy, UpdateHeader
-from wire.tensors import Params, clip, flatten, quantize
+from wire.messages import Policy
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +46,6 @@ class Operator:
     """What an operator's commands changed; lives as long as the process."""
 
     paused: bool = False
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The result of one local training."""
-
-    params: Params
-    examples: int
 
 
 def reason_to_wait(adopted: Adopted | None, rows: int, made: int, operator: Operator) -> str:
@@ -101,45 +91,6 @@ def plan_for(policy: Policy, agent: str, version: int) -> TrainingPlan:
         )
     except ValueError as error:
         raise PolicyError(f"the head's policy can not be followed: {error}") from None
-
-
-def make_update(
-    adopted: Adopted,
-    trained: Trained,
-    identity: Identity,
-    outbox: Outbox,
-    counter: Counter,
-    chunk_bytes: int = CHUNK_BYTES,
-) -> UpdateId:
-    """Clip and quantize the delta and make it durable; return the update's id.
-
-    Raises:
-      DiskError: the update was not made.
-    """
-    head, policy = adopted.head, adopted.head.policy
-    delta = flatten(trained.params).astype(np.float64) - flatten(adopted.train).astype(np.float64)
-    content, saturated = quantize(
-        clip(delta, policy.clip_norm), policy.scale, policy.bits, np.random.default_rng()
-    )
-
-    def build(incarnation: str, sequence: int) -> tuple[bytes, bytes]:
-        header = UpdateHeader(
-            agent=identity.agent,
-            incarnation=incarnation,
-            sequence=sequence,
-            lineage=head.lineage,
-            base_version=head.train.version,
-            base_digest=head.train.content.digest,
-            examples=trained.examples,
-            weight=min(trained.examples, policy.weight_cap),
-            scale=policy.scale,
-            bits=policy.bits,
-            saturated=saturated,
-            content=describe(content, chunk_bytes),
-        )
-        return seal_update(header, identity, counter), content
-
-    return outbox.add(head.lineage, head.train.version, build)
 
 
 @dataclass
@@ -260,8 +211,7 @@ class Learner:
                 logger.warning("an unfinished training is discarded: %s", error)
                 self.unfinished.discard()
         examples = adopted.examples(self.history.read(held_out=False))
-        labels = examples.labels.astype(np.float32).reshape(-1, 1)
-        rows = TrainingRows(examples.inputs, labels)
+        rows = TrainingRows(examples.inputs, examples.labels)
         return await self._run_child(adopted, job, rows, None), len(rows.x)
 
     async def _run_child(

@@ -7,6 +7,10 @@ reproduced by this machine's own runtime.  Only then is the model used.
 
 `prepare` takes every bundle that can be trained somewhere; `check_live` is the one place that says
 which of them this agent does not serve yet.
+
+A tensor is shared, then versions and updates hold it, or local, then each site keeps its own
+(`agent/local_tensors.py`).  `Params` are always all of a model's tensors in the manifest's order,
+but where `shared_of` made them.
 """
 
 from dataclasses import dataclass
@@ -18,12 +22,14 @@ from agent.learning.choice import BackendName, open_backend
 from agent.learning.derive import output_shape
 from agent.learning.golden import GoldenMismatch, check_golden, read_golden
 from agent.learning.graph import Graph, GraphError, initial_params, read_graph
-from agent.learning.losses import Loss, target_of
+from agent.learning.losses import Loss, example_losses, target_of
 from agent.learning.runtime import Backend, BackendError
-from agent.signals.features import apply_features
+from agent.signals.features import apply_features, apply_standard
+from agent.signals.labels import in_unit
 from wire.bundle import GOLDEN, MODEL, Bundle, OnCheck, nothing
 from wire.errors import BundleError
-from wire.manifest import REGRESSION, Label, Manifest, input_shape
+from wire.manifest import REGRESSION, Manifest, input_shape
+from wire.standards import Standard
 from wire.tensors import Params, read_safetensors
 
 MAX_GOLDEN_ROWS = 256
@@ -44,13 +50,63 @@ class Model:
         """Names of the input channels, in order."""
         return [channel.name for channel in self.manifest.channels]
 
-    def inputs(self, values: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Raw channel values (N, C) to graph inputs (N, F); for bundles that pass `check_live`."""
-        return apply_features(self.manifest.features, self.channels, values)
+    def inputs(
+        self, values: NDArray[np.float64], standard: Standard | None = None
+    ) -> NDArray[np.float32]:
+        """Turn raw channel values into the graph's inputs; for bundles that pass `check_live`.
 
-    def score(self, params: Params, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Probability of the label for raw channel values (N, C): float64, shape (N,)."""
-        return probabilities(self.backend.infer(params, self.inputs(values)))
+        Args:
+          values: float64 (N, C), in the channels' units.
+          standard: what to standardise by; None leaves it at the features' own constants.
+
+        Returns:
+          float32 (N, F).
+        """
+        inputs = apply_features(self.manifest.features, self.channels, values)
+        if standard is None:
+            return inputs
+        return apply_standard(self.manifest.features, inputs, standard)
+
+    def outputs(self, params: Params, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the graph gives for its inputs: logits, scaled numbers or inputs again, (N, ...)."""
+        return self.backend.infer(params, inputs)
+
+    def score(
+        self, params: Params, values: NDArray[np.float64], standard: Standard | None = None
+    ) -> NDArray[np.float64]:
+        """Score raw channel values (N, C), see `scores`: float64, shape (N,)."""
+        inputs = self.inputs(values, standard)
+        return scores(self.manifest, self.outputs(params, inputs), inputs)
+
+    def alarms(self, scored: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which scores raise an alarm, bool (N,); a predicted number never does."""
+        if self.manifest.loss in REGRESSION:
+            return np.zeros(scored.shape, np.bool_)
+        return scored >= self.manifest.threshold
+
+
+def scores(
+    manifest: Manifest, outputs: NDArray[np.float32], inputs: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """The one number for each row that a live signal is scored with.
+
+    Args:
+      manifest: of the bundle.
+      outputs: the model's, float32 (N, ...).
+      inputs: that they are for, float32 (N, ...).
+
+    Returns:
+      float64 (N,).  Two classes: the probability of the label.  More: the probability that it is
+      not class 0, so class 0 should be the normal one.  Regression: the predicted number in the
+      label's unit.  Reconstruction: the mean squared error of the standardised input.
+    """
+    if manifest.loss == "cross_entropy":
+        return _not_first(outputs)
+    if manifest.loss == "reconstruction":
+        return example_losses(Loss.RECONSTRUCTION, outputs, inputs)
+    if manifest.loss in REGRESSION and manifest.label is not None:
+        return in_unit(manifest.label, outputs)
+    return probabilities(outputs)
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -58,11 +114,32 @@ def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits.astype(np.float64).reshape(-1))))
 
 
-def check_live(manifest: Manifest) -> Label:
-    """Check that this agent can train and serve a bundle from the rows that it cuts.
+def _not_first(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Sum of the softmax shares of all classes but the first, from logits (N, C): (N,)."""
+    shifted = logits.astype(np.float64)
+    shares = np.exp(shifted - shifted.max(axis=1, keepdims=True))
+    return np.asarray(shares[:, 1:].sum(axis=1) / shares.sum(axis=1))
 
-    Returns:
-      The bundle's label, which such a bundle always has.
+
+def shared_of(manifest: Manifest, params: Params) -> Params:
+    """The tensors of a model that versions and updates hold, in the manifest's order."""
+    return {name: params[name] for name, _ in manifest.shared_shapes}
+
+
+def local_of(manifest: Manifest, params: Params) -> Params:
+    """The tensors of a model that each site keeps for itself, in the manifest's order."""
+    return {tensor.name: params[tensor.name] for tensor in manifest.tensors if tensor.local}
+
+
+def with_local(manifest: Manifest, params: Params, local: Params) -> Params:
+    """All tensors of a model, in the manifest's order: the local ones from `local`."""
+    return {
+        tensor.name: (local if tensor.local else params)[tensor.name] for tensor in manifest.tensors
+    }
+
+
+def check_live(manifest: Manifest) -> None:
+    """Check that this agent can train and serve a bundle from the rows that it cuts.
 
     Raises:
       BundleError: says what this agent does not do yet.
@@ -73,15 +150,8 @@ def check_live(manifest: Manifest) -> Label:
     array = next((channel for channel in manifest.channels if channel.shape), None)
     if array is not None:
         reason = f"its channel {array.name!r} is an array, and this agent reads numbers so far"
-    if manifest.standardise != "given":
-        reason = f"it standardises by {manifest.standardise} statistics, which this agent does "
-        reason += 'not keep yet; give the features constants and standardise = "given"'
-    label = manifest.label
-    if label is None or manifest.loss != "binary_cross_entropy":
-        reason = f"its loss is {manifest.loss}, and this agent judges binary_cross_entropy so far"
-    if reason or label is None:
+    if reason:
         raise BundleError(f"bundle {manifest.name}: not served here yet: {reason}")
-    return label
 
 
 def prepare(bundle: Bundle, backend: BackendName = "auto", on_check: OnCheck = nothing) -> Model:

@@ -265,4 +265,5 @@ def _damaged(database: sqlite3.Connection, content: Content) -> list[int]:
 
 def _digests(head: Head) -> set[bytes]:
     named = {head.bundle.digest, head.train.content.digest, head.serve.content.digest}
-    return named | ({head.candidate.content.digest} if head.candidate else set())
+    named |= {head.candidate.content.digest} if head.candidate else set()
+    return named | ({head.statistics.digest} if head.statistics else set())

@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from agent.outbox_tables import begin_incarnation, prepare
 from agent.storage import DurableFile
@@ -55,6 +55,19 @@ class Offer:
     id: UpdateId
     header: bytes
     content: bytes | None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the next update depends on.
+
+    Attributes:
+      residual: what this update left out, to be added to the next one.
+      calibration: what the agent remembers once this update was folded; forgotten if it is not.
+    """
+
+    residual: bytes | None = None
+    calibration: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -194,6 +207,7 @@ class Outbox:
         lineage: int,
         base_version: int,
         build: Callable[[str, int], tuple[bytes, bytes]],
+        memory: Memory = Memory(),
     ) -> UpdateId:
         """Make the next update durable and return its id.
 
@@ -202,6 +216,7 @@ class Outbox:
           base_version: the version it was trained from.
           build: gets the incarnation and the sequence, returns the signed header and the content;
             called again when the file had to be replaced.
+          memory: what the next update depends on, kept in the same transaction.
 
         Raises:
           DiskError: the update was not made.
@@ -231,9 +246,24 @@ class Outbox:
             database.execute(
                 "UPDATE incarnations SET highest = ? WHERE incarnation = ?", (sequence, incarnation)
             )
-            return UpdateId(incarnation, sequence)
+            made = UpdateId(incarnation, sequence)
+            _remember(database, made, memory)
+            return made
 
         return self._write(insert, small=False)
+
+    def remembered(self, name: Literal["residual", "calibration"]) -> bytes | None:
+        """What an earlier update left for the next one, as it was given to `add`.
+
+        Raises:
+          DiskError: it can not be read.
+        """
+
+        def look(database: sqlite3.Connection) -> bytes | None:
+            row = database.execute("SELECT body FROM remembered WHERE name = ?", (name,)).fetchone()
+            return bytes(row[0]) if row else None
+
+        return self._file.look(look)
 
     @property
     def is_full(self) -> bool:
@@ -527,9 +557,34 @@ def _apply(database: sqlite3.Connection, receipt: Receipt, settlement: Settlemen
             " header = NULL, content = NULL WHERE place = ?",
             (receipt.status, receipt.reason, receipt.version, time.time(), place),
         )
+        _settle_memory(database, at, is_folded=receipt.status == "folded")
         settlement.settled.append(at)
         if receipt.reason.startswith(CONFLICT):
             settlement.conflicts.append(at)
+
+
+def _remember(database: sqlite3.Connection, made: UpdateId, memory: Memory) -> None:
+    if memory.residual is not None:
+        database.execute(
+            "INSERT OR REPLACE INTO remembered VALUES ('residual', '', 0, ?)", (memory.residual,)
+        )
+    if memory.calibration is not None:
+        database.execute(
+            "INSERT OR REPLACE INTO remembered VALUES ('calibration if folded', ?, ?, ?)",
+            (made.incarnation, made.sequence, memory.calibration),
+        )
+
+
+def _settle_memory(database: sqlite3.Connection, at: UpdateId, *, is_folded: bool) -> None:
+    """Move on, or forget, what depended on an update's outcome."""
+    which = "name = 'calibration if folded' AND incarnation = ? AND sequence = ?"
+    if is_folded:
+        database.execute(
+            "INSERT OR REPLACE INTO remembered"  # noqa: S608
+            f" SELECT 'calibration', '', 0, body FROM remembered WHERE {which}",
+            (at.incarnation, at.sequence),
+        )
+    database.execute(f"DELETE FROM remembered WHERE {which}", (at.incarnation, at.sequence))  # noqa: S608
 
 
 def _forget_oldest(database: sqlite3.Connection) -> None:

@@ -22,7 +22,7 @@ from wire.messages import TERMINAL, UpdateHeader
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS identity (
   one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -56,6 +56,13 @@ _TABLES = (
 ) STRICT""",
     "CREATE INDEX IF NOT EXISTS open_updates ON updates (place) WHERE header IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS updates_by_base ON updates (lineage, base_version)",
+    # What the next update depends on: written with an update, or moved on by its outcome.
+    """CREATE TABLE IF NOT EXISTS remembered (
+  name TEXT PRIMARY KEY,         -- residual | calibration | calibration if folded
+  incarnation TEXT NOT NULL,     -- of the update whose outcome decides, else empty
+  sequence INTEGER NOT NULL,
+  body BLOB NOT NULL
+) STRICT""",
     # What is left of settled updates so old that their rows went.
     """CREATE TABLE IF NOT EXISTS forgotten (
   incarnation TEXT NOT NULL,
@@ -138,10 +145,12 @@ def begin_incarnation(database: sqlite3.Connection, reason: str) -> str:
 
 
 def _make(database: sqlite3.Connection) -> None:
-    """Make the tables; move the first schema's rows into them."""
-    if database.execute("PRAGMA user_version").fetchone()[0] == _VERSION:
+    """Make the tables that are missing; move the first schema's rows into them."""
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    if version == _VERSION:
         return  # another process did, while this one waited for the lock
-    old = database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'updates'").fetchone()
+    found = database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'updates'").fetchone()
+    old = found if version == 0 else None
     if old:
         database.execute("ALTER TABLE updates RENAME TO first_updates")
         database.execute("DROP INDEX IF EXISTS open_updates")

@@ -1,14 +1,20 @@
-"""Folding client updates: integers in, one mean delta out.
+"""Folding client updates: integers in, exact sums out.
 
 Integers, so that the order of arrival can not change the model, and so that a masked update will
 fold by the same line (`wire/PROTOCOL.md`, "Updates are integers").  Buffering after FedBuff
 (Nguyen et al., arXiv:2106.06639, algorithm 1), weighted by examples as in FedAvg (McMahan et al.,
 arXiv:1602.05629).
+
+A buffer has one sum, or several buckets for a rule that compares them (`coordinator/robust.py`).
+Its memory does not grow with its members but for a few numbers about each.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,17 +25,40 @@ _BLOCK = 1 << 16
 _INT32_REACH = 1 << 31
 
 
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """One client update of a buffer, without its numbers.
+
+    Attributes:
+      agent, site: who sent it.
+      base_version: what it was trained from.
+      weight: what it adds to its bucket's divisor; positive.
+      coefficient: what its integers are multiplied by; `weight`, or less where it was clipped.
+      distance: how far it was from the centre that clipping is about, in parameters' units.
+      bucket: which of the buffer's sums it is in.
+    """
+
+    agent: str
+    site: str
+    base_version: int
+    weight: Annotated[int, msgspec.Meta(ge=1)]
+    coefficient: Annotated[int, msgspec.Meta(ge=0)]
+    distance: float = 0.0
+    bucket: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
 @dataclass(frozen=True)
 class Contribution:
     """One client update on its way into a sum.
 
     Attributes:
       delta: trained - base in steps of the public scale, int8 or int16, shape (P,).
-      coefficient: positive integer, sample weight after staleness.
+      coefficient: what it is multiplied by.
+      bucket: which sum it belongs to.
     """
 
     delta: NDArray[np.signedinteger]
     coefficient: int
+    bucket: int = 0
 
 
 @dataclass(frozen=True)
@@ -37,51 +66,56 @@ class Buffer:
     """What has been folded since the last version.
 
     Attributes:
-      summed: int64, shape (P,); sum of coefficient x integer delta, without those that wait.
-      weight: sum of the coefficients, those that wait included.
-      agents: who is in it, in order of arrival.
+      summed: int64, shape (B, P); of each bucket the sum of coefficient x integer delta, without
+        those that wait.
+      members: who is in it, in order of arrival.
+      weight: sum of all members' weights.
       waiting: taken, and added up by the next `settled`: many at once cost a fraction.
     """
 
     summed: NDArray[np.int64]
-    weight: int
-    agents: tuple[str, ...]
+    members: tuple[Member, ...]
+    weight: int = 0
     waiting: tuple[Contribution, ...] = ()
 
     @property
-    def members(self) -> int:
-        """Number of updates."""
-        return len(self.agents)
+    def agents(self) -> tuple[str, ...]:
+        """Who is in it, in order of arrival."""
+        return tuple(member.agent for member in self.members)
+
+    @property
+    def sites(self) -> set[str]:
+        """The distinct sites behind it."""
+        return {member.site for member in self.members}
 
     @property
     def total(self) -> NDArray[np.int64]:
-        """Sum of coefficient x integer delta of all members, int64, shape (P,)."""
+        """Sums of coefficient x integer delta of all members, int64, shape (B, P)."""
         return settled(self).summed
 
 
-def empty(parameters: int) -> Buffer:
+def empty(parameters: int, buckets: int = 1) -> Buffer:
     """A buffer without members for a model of P parameters."""
-    return Buffer(np.zeros(parameters, np.int64), 0, ())
+    return Buffer(np.zeros((buckets, parameters), np.int64), ())
 
 
-def fold(buffer: Buffer, delta: NDArray[np.signedinteger], coefficient: int, agent: str) -> Buffer:
+def fold(buffer: Buffer, delta: NDArray[np.signedinteger], member: Member) -> Buffer:
     """Return the buffer with one client update more; the given one is not changed.
 
     Args:
       buffer: as it was.
       delta: trained - base in steps of the public scale, int8 or int16, shape (P,).
-      coefficient: positive integer, sample weight after staleness.
-      agent: who sent it.
+      member: whose it is, and what it counts.
 
     Raises:
-      OverflowError: the sum of coefficients could overflow the accumulator.
+      OverflowError: the sum of weights could overflow the accumulator.
     """
-    weight = buffer.weight + coefficient
+    weight = buffer.weight + member.weight
     if weight > MAX_WEIGHT_SUM:
         reason = f"the buffer's weight {weight} exceeds {MAX_WEIGHT_SUM}; lower weight_cap"
         raise OverflowError(reason)
-    waiting = (*buffer.waiting, Contribution(delta, coefficient))
-    return Buffer(buffer.summed, weight, (*buffer.agents, agent), waiting)
+    waiting = (*buffer.waiting, Contribution(delta, member.coefficient, member.bucket))
+    return Buffer(buffer.summed, (*buffer.members, member), weight, waiting)
 
 
 def settled(buffer: Buffer) -> Buffer:
@@ -89,14 +123,41 @@ def settled(buffer: Buffer) -> Buffer:
     if not buffer.waiting:
         return buffer
     summed = buffer.summed.copy()
-    for group in _groups(buffer.waiting):
-        _add(group, summed)
+    for bucket in {item.bucket for item in buffer.waiting}:
+        for group in _groups([item for item in buffer.waiting if item.bucket == bucket]):
+            _add(group, summed[bucket])
     return replace(buffer, summed=summed, waiting=())
 
 
-def mean_delta(buffer: Buffer, scale: float) -> NDArray[np.float64]:
-    """The weighted mean delta, float64, shape (P,)."""
-    return np.multiply(buffer.total, scale / buffer.weight, dtype=np.float64)
+def bucket_means(
+    buffer: Buffer, scale: float, centre: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean delta of each bucket that has members, and its weight.
+
+    A clipped member moves from the centre by its clipped distance only, so the part of its weight
+    that clipping took away is the centre's:  c (1 - C/W) + scale * S/W, with the sums S of
+    coefficient x delta, C of coefficients and W of weights.
+
+    Args:
+      buffer: with at least one member.
+      scale: value of one integer step.
+      centre: float64, shape (P,); None for zero.
+
+    Returns:
+      float64 (b, P) and float64 (b,), in the order of the buckets.
+    """
+    weights, taken = Counter[int](), Counter[int]()
+    for member in buffer.members:
+        weights[member.bucket] += member.weight
+        taken[member.bucket] += member.coefficient
+    filled = sorted(weights)
+    total = buffer.total
+    means = np.empty((len(filled), total.shape[1]), np.float64)
+    for row, bucket in enumerate(filled):
+        np.multiply(total[bucket], scale / weights[bucket], out=means[row], dtype=np.float64)
+        if centre is not None and taken[bucket] != weights[bucket]:
+            means[row] += centre * (1.0 - taken[bucket] / weights[bucket])
+    return means, np.array([weights[bucket] for bucket in filled], np.float64)
 
 
 def _groups(waiting: Sequence[Contribution]) -> Iterator[list[Contribution]]:

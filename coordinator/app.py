@@ -7,10 +7,11 @@ import logging
 import signal
 import time
 from pathlib import Path
-from typing import Literal
 
 import msgspec
+import numpy as np
 
+from coordinator.admissions import Admissions
 from coordinator.config import (
     CoordinatorSettings,
     Identity,
@@ -22,6 +23,7 @@ from coordinator.connection import Connection
 from coordinator.evaluation_log import EvaluationLog
 from coordinator.federation import Federation
 from coordinator.store import Store
+from coordinator.strategies.choice import StrategyName
 from wire.database import lock_directory
 from wire.errors import SettingsError
 from wire.settings import settings_error
@@ -52,8 +54,15 @@ class Coordinator:
         )
         evaluations.resume(federation)
         boot = store.next_boot()
+        admissions = Admissions(
+            settings.selection,
+            settings.strategy,
+            boot,
+            np.random.default_rng(),
+            k_min=identity.trust.charter.k_min,
+        )
         self._connection = Connection(
-            settings.broker, identity, store, federation, evaluations, boot
+            settings.broker, identity, store, federation, evaluations, admissions, boot
         )
         logger.info(
             "federation %s at version %d, head %d, run %d",
@@ -72,7 +81,7 @@ class Coordinator:
         self._connection.is_stopping = True
 
 
-async def run(config: Path, strategy: Literal["fedbuff", "fedavg"] | None = None) -> None:
+async def run(config: Path, strategy: StrategyName | None = None) -> None:
     """Run the coordinator of one configuration file until SIGTERM or SIGINT.
 
     Args:

@@ -5,15 +5,24 @@ other is checked here, and named by file, line and key as well.
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from coordinator.gate import GateSettings
+from coordinator.contribution import ContributionSettings
+from coordinator.drift import DriftSettings
+from coordinator.gate import GateSettings, unfit_metric
+from coordinator.initial import InitialSettings, first_weights
+from coordinator.robust import RobustSettings
+from coordinator.robust import problem_with as problem_with_robust
+from coordinator.selection import SelectionSettings
 from coordinator.server_optimizer import ServerOptimizerSettings
-from coordinator.strategy import StrategySettings
+from coordinator.strategies.choice import StrategySettings, make_strategy
+from coordinator.strategies.own import StrategyError
+from coordinator.web.settings import WebSettings
 from wire.bundle import Bundle, read_bundle
 from wire.chunks import CHUNK_BYTES
 from wire.errors import SettingsError, WireError
@@ -21,6 +30,8 @@ from wire.messages import MAX_CHUNKS, Policy
 from wire.mqtt import BrokerSettings
 from wire.settings import Settings, read_settings, settings_error
 from wire.signing import PrivateKey, parse_public_key, read_private_key
+from wire.sparse import problem_with as problem_with_sparse
+from wire.tensors import Params
 from wire.trust import Trust, read_charter
 
 
@@ -59,7 +70,13 @@ class CoordinatorSettings(Settings, frozen=True, kw_only=True):
     strategy: StrategySettings = StrategySettings()
     server_optimizer: ServerOptimizerSettings = ServerOptimizerSettings()
     average: AverageTable = AverageTable()
+    robust: RobustSettings = RobustSettings()
+    selection: SelectionSettings = SelectionSettings()
+    initial: InitialSettings = InitialSettings()
     gate: GateSettings = GateSettings()
+    drift: DriftSettings = DriftSettings()
+    contribution: ContributionSettings = ContributionSettings()
+    web: WebSettings = WebSettings()
     policy: PolicyTable = PolicyTable()
 
 
@@ -69,6 +86,7 @@ class Identity:
 
     Attributes:
       source: the configuration file that names all this.
+      initial: weights of version 0, the shared tensors.
     """
 
     source: Path
@@ -76,6 +94,7 @@ class Identity:
     key: PrivateKey
     bundle: Bundle
     bundle_bytes: bytes
+    initial: Params
 
 
 def read_coordinator_settings(path: Path) -> CoordinatorSettings:
@@ -102,27 +121,63 @@ def read_identity(path: Path, settings: CoordinatorSettings) -> Identity:
         bundle = read_bundle(data, trust)
         where = "trust.key"
         key = read_private_key(resolve(path, settings.trust.key))
+        where = f"initial.{'file' if settings.initial.source == 'file' else 'source'}"
+        file = resolve(path, settings.initial.file)
+        initial = first_weights(settings.initial, bundle.manifest, bundle.weights, file)
     except (OSError, ValueError, WireError, SettingsError) as error:
         raise settings_error(path, where, str(error)) from None
     if key.public != trust.coordinator:
         raise settings_error(path, "trust.key", "this is not the charter's coordinator key")
-    identity = Identity(path, trust, key, bundle, data)
+    identity = Identity(path, trust, key, bundle, data, initial)
     _check_together(identity, settings)
     return identity
 
 
 def _check_together(identity: Identity, settings: CoordinatorSettings) -> None:
-    k_min = identity.trust.charter.k_min
-    key = "clients" if settings.strategy.name == "fedavg" else "goal"
-    members = getattr(settings.strategy, key)
+    for where, reason in _contradictions(identity, settings):
+        raise settings_error(identity.source, where, reason)
+
+
+def _contradictions(identity: Identity, settings: CoordinatorSettings) -> Iterator[tuple[str, str]]:
+    """What tables, charter and bundle say against each other: (key, words)."""
+    k_min, members = identity.trust.charter.k_min, settings.strategy.members
     if members < k_min:
+        key = {"fedavg": "clients", "fedasync": "name"}.get(settings.strategy.name, "goal")
         reason = f"{members} updates can not come from the {k_min} sites that the charter asks for"
-        raise settings_error(identity.source, f"strategy.{key}", reason)
-    chunk_bytes = settings.coordinator.chunk_bytes
+        yield f"strategy.{key}", reason
+    try:
+        make_strategy(settings.strategy, settings.policy)
+    except StrategyError as error:
+        yield "strategy.function", str(error)
+    problem = problem_with_robust(settings.robust, members, k_min)
+    if problem:
+        yield "robust.buckets", problem
+    unfit = unfit_metric(settings.gate, identity.bundle.manifest)
+    if unfit:
+        yield "gate.metric", unfit
+    problem = problem_with_sparse(settings.policy)
+    if problem:
+        yield "policy.kept_share", problem
+    yield from _about_calibration(settings)
+    if settings.initial.source == "site":
+        if k_min > 1:
+            yield "initial.source", f"one site alone is fewer than the charter's {k_min} sites"
+        if not settings.initial.site:
+            yield "initial.site", "name the site that trains first"
     largest = len(identity.bundle_bytes)  # the weights are in it
-    if largest > MAX_CHUNKS * chunk_bytes:
+    if largest > MAX_CHUNKS * settings.coordinator.chunk_bytes:
         reason = f"{largest} bytes of bundle are more than {MAX_CHUNKS} chunks of this size"
-        raise settings_error(identity.source, "coordinator.chunk_bytes", reason)
+        yield "coordinator.chunk_bytes", reason
+
+
+def _about_calibration(settings: CoordinatorSettings) -> Iterator[tuple[str, str]]:
+    policy, is_calibrated = settings.policy, settings.strategy.name == "calibrated"
+    if is_calibrated != (policy.calibration > 0):
+        reason = 'calibration above 0 and strategy "calibrated" go together: agents send what is '
+        yield "policy.calibration", reason + "left of their delta, and only this strategy adds it"
+    if is_calibrated and policy.offline_training:
+        reason = "an agent under calibration waits for the outcome of each update: say false"
+        yield "policy.offline_training", reason
 
 
 def resolve(config: Path, name: str) -> Path:

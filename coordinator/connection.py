@@ -16,12 +16,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from coordinator.admissions import Admissions
 from coordinator.config import Identity
 from coordinator.evaluation_log import EvaluationLog
 from coordinator.federation import Federation, Result
 from coordinator.ingest import BUDGET_BYTES, Ingest, Update
 from coordinator.store import KnownAgent, Store
-from coordinator.strategy import Rejected
 from wire.chunks import split
 from wire.codec import Counter, Opened, ReplayGuard, open_envelope, parse_body, seal
 from wire.database import DiskError
@@ -37,6 +37,8 @@ from wire.messages import (
     Command,
     CoordinatorState,
     Credential,
+    Grant,
+    Readiness,
     Receipt,
     Receipts,
     Report,
@@ -66,6 +68,7 @@ large, and ingest a third faster."""
 _OUTGOING = 10_000
 _TICK_S = 0.1
 _ORDERS_S = 0.5
+_GRANTS_S = 0.2
 _RECEIPTS_PER_MESSAGE = 200
 
 
@@ -90,13 +93,14 @@ class Connection:
     store: Store
     federation: Federation
     evaluations: EvaluationLog
+    admissions: Admissions
     boot: int
 
     def __post_init__(self) -> None:
         self.ingest = Ingest(max(BUDGET_BYTES, 4 * self.federation.update_bytes))
         self._topics = Topics(self.identity.trust.federation)
         self._counter = Counter(self.boot)
-        self._guards: dict[str, tuple[tuple[str, int], ReplayGuard]] = {}
+        self._guards: dict[tuple[str, str], tuple[tuple[str, int], ReplayGuard]] = {}
         self._known: dict[str, tuple[KnownAgent, PublicKey]] = {}
         self._outgoing: asyncio.Queue[list[tuple[str, Receipt | Watermark]]] = asyncio.Queue(
             _OUTGOING
@@ -130,7 +134,9 @@ class Connection:
         will = Will(topic, self._state("offline"))
         async with connect(self.broker, COORDINATOR, will) as link, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(link), name="listen")
-            await link.subscribe([self._topics.all_updates, self._topics.all_reports])
+            await link.subscribe(
+                [self._topics.all_updates, self._topics.all_reports, self._topics.all_asks]
+            )
             if link.packet_bytes is not None:
                 self._limit_chunks(link.packet_bytes - PACKET_OVERHEAD)
             await self._publish_head(link)
@@ -139,6 +145,7 @@ class Connection:
             tasks.create_task(self._publish_heads(link), name="publish")
             tasks.create_task(self._send_receipts(link), name="receipts")
             tasks.create_task(self._send_orders(link), name="orders")
+            tasks.create_task(self._send_grants(link), name="grants")
             tasks.create_task(self._tick(), name="tick")
             # Last: a thousand retained births would stand before head, birth and receipts.
             await link.subscribe([self._topics.all_states])
@@ -156,7 +163,7 @@ class Connection:
         )
         return self._seal(state)
 
-    def _seal(self, message: CoordinatorState | Receipts | Command) -> bytes:
+    def _seal(self, message: CoordinatorState | Receipts | Command | Grant) -> bytes:
         return seal(
             message,
             federation=self.identity.trust.federation,
@@ -180,8 +187,15 @@ class Connection:
                 ready.append(update)
                 began_s = time.monotonic() if len(ready) == 1 else began_s
             if ready and await self._is_batch(link, len(ready), began_s):
-                self._after(self.federation.commit(ready, time.monotonic()))
+                self._commit(ready)
                 ready = []
+
+    def _commit(self, ready: list[Update]) -> None:
+        now_s = time.monotonic()
+        self._after(self.federation.commit(ready, now_s))
+        for update in ready:
+            is_dropped = bool(update.header.dropped)
+            self.admissions.on_update(update.header.agent, now_s, is_dropped=is_dropped)
 
     async def _is_batch(self, link: Link, number: int, began_s: float) -> bool:
         """Whether to commit these updates now, or take more into the same transaction."""
@@ -201,6 +215,8 @@ class Connection:
             return self._on_update(topic, message.payload, now_s)
         if kind == "report":
             self._on_report(topic, message.payload, now_s)
+        elif kind == "ask":
+            self._on_ask(topic, message.payload, now_s)
         elif kind == "state" and topic != self._topics.coordinator_state:
             self._on_agent_state(topic, message.payload)
         return None
@@ -223,7 +239,7 @@ class Connection:
         if known is not None:
             self._send([(at.agent, known)])
             return None
-        if isinstance(self.federation.admit(header), Rejected):
+        if not header.dropped and self.federation.problem_with(header) is not None:
             return Update(header, b"")  # its chunks would change nothing
         taken = self.ingest.on_header(header, now_s)
         if isinstance(taken, Receipt):
@@ -235,18 +251,28 @@ class Connection:
         agent = self._topics.agent_of(topic, "report")
         opened = open_envelope(payload, "report")
         known = self._verify_agent(opened, agent)
-        self._guard_of(known).accept(opened.counter, f"report from {agent}")
+        self._guard_of(known, "report").accept(opened.counter, f"report from {agent}")
         report = parse_body(opened, Report)
         self._after(self.federation.on_report(agent, known.site, report, now_s))
         self.evaluations.print_new(self.federation)
 
-    def _guard_of(self, known: KnownAgent) -> ReplayGuard:
-        """What an agent's earlier connection said is a replay by now."""
+    def _on_ask(self, topic: str, payload: bytes, now_s: float) -> None:
+        agent = self._topics.agent_of(topic, "ask")
+        opened = open_envelope(payload, "readiness")
+        known = self._verify_agent(opened, agent)
+        self._guard_of(known, "ask").accept(opened.counter, f"readiness from {agent}")
+        readiness = parse_body(opened, Readiness)
+        alone = self.federation.site_alone
+        if not alone or known.site == alone:
+            self.admissions.on_ask(agent, known.site, readiness, now_s)
+
+    def _guard_of(self, known: KnownAgent, kind: str) -> ReplayGuard:
+        """What an agent's earlier connection said on a topic is a replay by now."""
         connection = (known.incarnation, known.session)
-        held, guard = self._guards.get(known.agent, (("", 0), ReplayGuard()))
+        held, guard = self._guards.get((known.agent, kind), (("", 0), ReplayGuard()))
         if held != connection:
             guard = ReplayGuard((known.session << 32) - 1)
-            self._guards[known.agent] = connection, guard
+            self._guards[known.agent, kind] = connection, guard
         return guard
 
     def _on_agent_state(self, topic: str, payload: bytes) -> None:
@@ -283,6 +309,8 @@ class Connection:
         if state.status == "online":
             self.store.set_order_due(agent, is_due=True)
             self._answer_birth(agent, state)
+        else:
+            self.admissions.on_gone(agent)
 
     def _answer_birth(self, agent: str, state: AgentState) -> None:
         highest = self.store.highest(agent, state.incarnation)
@@ -334,7 +362,7 @@ class Connection:
                 for agent, message in _messages(waiting):
                     sends.create_task(self._tell(link, agent, message))
 
-    async def _tell(self, link: Link, agent: str, message: Receipts | Command) -> None:
+    async def _tell(self, link: Link, agent: str, message: Receipts | Command | Grant) -> None:
         # Sealed when it goes, so that the counters of an inbox grow in the order of sending.
         await link.publish(self._topics.to(agent), self._seal(message))
 
@@ -350,6 +378,15 @@ class Connection:
                 await self._tell(link, agent, command)
                 logger.info("told %s to %s", agent, name)
             await asyncio.sleep(_ORDERS_S)
+
+    async def _send_grants(self, link: Link) -> None:
+        """Let agents train as slots free, where the policy says that they ask."""
+        while True:
+            if self.federation.policy.admission == "granted" and self.store.training == "open":
+                version = self.federation.saved.version
+                for agent, grant in self.admissions.grants(time.monotonic(), version):
+                    await self._tell(link, agent, grant)
+            await asyncio.sleep(_GRANTS_S)
 
     async def _publish_heads(self, link: Link) -> None:
         while True:

@@ -6,12 +6,23 @@ replaced before a quorum reported is not printed.
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from coordinator.federation import Federation
-from coordinator.gate import Quality, pooled, sites_of
+from coordinator.gate import sites_of
 from coordinator.store import Store
+from wire.evaluation import add
+from wire.figures import RELATIVE, WORDS, Metric, figure
 from wire.messages import Evaluation
+from wire.tally import Kind, Tally
+
+SHOWN: Mapping[Kind, tuple[Metric, ...]] = {
+    "binary": ("pr_auc", "roc_auc"),
+    "classes": ("f1", "accuracy"),
+    "numbers": ("rmse", "mae"),
+    "reconstruction": ("loss",),
+}
 
 
 @dataclass
@@ -22,11 +33,13 @@ class EvaluationLog:
       store: where the sites' evaluations are.
       is_synchronous: versions are rounds, and none of them goes unprinted.
       sites: distinct sites whose reports make a line complete.
+      k_min: of the charter: a sum of fewer distinct sites is not shown.
     """
 
     store: Store
     is_synchronous: bool
     sites: int
+    k_min: int = 1
     _version: int = -1
     _digest: bytes = b""
     _reports: dict[str, Evaluation] = field(default_factory=dict)
@@ -61,16 +74,27 @@ class EvaluationLog:
         if not self._printed:
             self._printed = True
             noun = "round" if self.is_synchronous else "version"
-            line = _line(pooled(list(self._reports.values())), len(sites_of(self._reports)))
-            sys.stdout.write(f"{noun} {self._version}: {line}\n")
+            sys.stdout.write(f"{noun} {self._version}: {self._line()}\n")
             sys.stdout.flush()
 
+    def _line(self) -> str:
+        sites = len(sites_of(self._reports))
+        if sites < self.k_min:
+            return f"no figures: of {sites} sites, and the charter shows {self.k_min} or more"
+        return _line(add(self._reports[name] for name in sorted(self._reports)), sites)
 
-def _line(quality: Quality, sites: int) -> str:
-    def figure(value: float | None) -> str:
-        return "  -  " if value is None else f"{value:.3f}"
 
-    return (
-        f"PR-AUC {figure(quality.pr_auc)}  ROC-AUC {figure(quality.roc_auc)}"
-        f"  on {quality.rows} held-out rows ({quality.positives} failures) of {sites} sites"
+def _line(tally: Tally, sites: int) -> str:
+    figures = "  ".join(
+        f"{WORDS[metric]} {_number(metric, figure(metric, tally))}"
+        for metric in SHOWN[tally.kind or "binary"]
     )
+    failures = f" ({tally.failures} failures)" if tally.kind == "binary" else ""
+    return f"{figures}  on {tally.rows} held-out rows{failures} of {sites} sites"
+
+
+def _number(metric: Metric, value: float | None) -> str:
+    """Of one width for shares, so that lines can be compared by eye."""
+    if value is None:
+        return "  -  "
+    return f"{value:.4g}" if metric in RELATIVE else f"{value:.3f}"

@@ -2,18 +2,57 @@
 
 Sites judge candidate and served weights on the same held-out rows of their own, so the comparison
 is paired; counts of all reporting sites are added before a figure is computed (a site with few
-failures only adds to the pooled figure).
+failures only adds to the pooled figure).  Refuses to decide from fewer sites than the quorum, and
+from pairs whose rows are not the same.
+
+Invariant: a model that gives a site no numbers where the served one gives some is not promoted.
+
+Three outcomes.  `promote`: not worse than served by more than the tolerance.  `worse`: kept back,
+and training goes on, because versions in a row differ by chance and the next may be better; after
+`patience` of these in a row the lineage is given up.  `far worse`: the lineage is given up at once,
+as after a poisoned or diverged update, of which nothing good can be learned any more.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
+import numpy as np
 
-from wire.evaluation import add, pr_auc, roc_auc
+from wire.evaluation import add
+from wire.figures import (
+    METRICS_OF,
+    WORDS,
+    Metric,
+    figure,
+    is_better,
+    main_metric,
+    number,
+    worsening,
+)
+from wire.manifest import Manifest
 from wire.messages import Evaluation
 from wire.settings import Settings
+from wire.tally import Tally, kind_of, tally_of
+
+__all__ = [
+    "GateSettings",
+    "Metric",
+    "Verdict",
+    "decide",
+    "figure",
+    "is_better",
+    "is_given_up",
+    "metric_of",
+    "pooled_figure",
+    "site_quality",
+    "sites_of",
+    "unfit_metric",
+]
+
+LEAST_ROWS = 30
+"""Held-out rows, or positive ones of two classes, below which a site has no figure of its own."""
 
 
 class GateSettings(Settings, frozen=True, kw_only=True):
@@ -22,35 +61,155 @@ class GateSettings(Settings, frozen=True, kw_only=True):
     Attributes:
       every: versions between two candidates.
       quorum: sites that have to report before a candidate is judged.
-      tolerance: how much lower the PR-AUC may be and still count as not worse.
+      metric: what models are compared by; `auto`: PR-AUC for two classes, mean F1 for more, RMSE
+        for numbers, loss for reconstruction.
+      tolerance: how much worse the figure may be and still count as not worse; of a share (PR-AUC,
+        F1, ...) the difference, of RMSE, MAE and loss the part of the served model's.
+      patience: candidates in a row that were found worse, after which the lineage is given up.
+      abandon_below: a candidate this much worse, measured as `tolerance`, gives it up at once.
       deadline_s: a candidate without quorum for this long is given up.
     """
 
     every: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 5
     quorum: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 2
+    metric: Literal["auto"] | Metric = "auto"
     tolerance: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
+    patience: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 3
+    abandon_below: Annotated[float, msgspec.Meta(gt=0, le=100)] = 0.1
     deadline_s: Annotated[float, msgspec.Meta(gt=0, le=30 * 86_400)] = 600.0
 
 
 @dataclass(frozen=True)
-class Quality:
-    """Pooled quality over the reporting sites; None where a class is missing."""
+class Verdict:
+    """What becomes of a candidate, and why.
 
-    pr_auc: float | None
-    roc_auc: float | None
-    rows: int
-    positives: int
+    Attributes:
+      outcome: see the module.
+      reason: in words, with both figures.
+      figure, served_figure: pooled, of the candidate and of what is served; None where the
+        candidate gave no numbers.
+    """
+
+    outcome: Literal["promote", "worse", "far worse"]
+    reason: str
+    figure: float | None
+    served_figure: float | None
+
+    @property
+    def promote(self) -> bool:
+        """Whether the candidate is served from now on."""
+        return self.outcome == "promote"
 
 
-def pooled(evaluations: list[Evaluation]) -> Quality:
-    """Quality of one model over the added counts of several sites."""
-    positives, negatives = add(evaluations)
-    return Quality(
-        pr_auc(positives, negatives),
-        roc_auc(positives, negatives),
-        int(positives.sum() + negatives.sum()),
-        int(positives.sum()),
+def decide(
+    candidate: Mapping[str, Evaluation], served: Mapping[str, Evaluation], settings: GateSettings
+) -> Verdict | None:
+    """Judge a candidate by the sites that reported on both; None while there are too few.
+
+    Args:
+      candidate: evaluation of the candidate by `site/agent`.
+      served: evaluation of the served weights by `site/agent`.
+      settings: quorum, metric and tolerance.
+
+    Raises:
+      MalformedError: evaluations of different tasks, which `check_evaluation` keeps away.
+    """
+    both = sorted(
+        reporter
+        for reporter in candidate.keys() & served.keys()
+        if _has_same_rows(candidate[reporter], served[reporter])
     )
+    sites = sites_of(both)
+    if len(sites) < settings.quorum:
+        return None
+    lost = sites_of(
+        reporter
+        for reporter in both
+        if not tally_of(candidate[reporter]).is_finite and tally_of(served[reporter]).is_finite
+    )
+    new, old = (add(by_site[reporter] for reporter in both) for by_site in (candidate, served))
+    metric = metric_of(new, settings)
+    new_figure, old_figure = (figure(metric, tally) if metric else None for tally in (new, old))
+    if lost:
+        # One site alone may have inputs of its own that overflow; most sites do not.
+        outcome: Literal["worse", "far worse"] = (
+            "far worse" if 2 * len(lost) > len(sites) else "worse"
+        )
+        reason = f"gives no finite numbers at {len(lost)} of {len(sites)} sites"
+        return Verdict(outcome, reason, None, old_figure)
+    if metric is None or new_figure is None or old_figure is None:
+        return None
+    reason = f"{WORDS[metric]} {number(metric, new_figure)} against {number(metric, old_figure)}"
+    reason += f" on {new.rows} held-out rows of {len(sites)} sites"
+    return Verdict(
+        _outcome(metric, new_figure, old_figure, settings), reason, new_figure, old_figure
+    )
+
+
+def _outcome(
+    metric: Metric, new: float, old: float, settings: GateSettings
+) -> Literal["promote", "worse", "far worse"]:
+    worse = worsening(metric, new, old)
+    if worse <= settings.tolerance:
+        return "promote"
+    return "far worse" if worse >= settings.abandon_below else "worse"
+
+
+def is_given_up(verdict: Verdict, worse_before: int, settings: GateSettings) -> bool:
+    """Whether a verdict ends the lineage of its candidate.
+
+    Args:
+      verdict: on the newest candidate.
+      worse_before: this lineage's candidates that were kept back since the last promotion; one
+        without a quorum is not among them, because nobody found it worse.
+      settings: patience.
+    """
+    if verdict.outcome == "worse":
+        return worse_before + 1 >= settings.patience
+    return verdict.outcome == "far worse"
+
+
+def metric_of(evaluation: Evaluation | Tally, settings: GateSettings) -> Metric | None:
+    """What evaluations of this kind are compared by; None without a row."""
+    if settings.metric != "auto":
+        return settings.metric
+    return main_metric(_as_tally(evaluation))
+
+
+def unfit_metric(settings: GateSettings, manifest: Manifest) -> str:
+    """Why a bundle's models are never judged by the configured metric; empty when they are."""
+    fitting = METRICS_OF[kind_of(manifest)]
+    if settings.metric == "auto" or settings.metric in fitting:
+        return ""
+    return (
+        f"loss {manifest.loss} of bundle {manifest.name} gives no {settings.metric}; choose "
+        f"auto, {', '.join(fitting)}"
+    )
+
+
+def site_quality(evaluation: Evaluation | Tally, settings: GateSettings) -> float | None:
+    """One site's own figure; None for a site with too few rows, which only adds to pooled ones."""
+    tally = _as_tally(evaluation)
+    metric = metric_of(tally, settings)
+    counted = tally.failures if tally.kind == "binary" else tally.rows
+    return figure(metric, tally) if metric is not None and counted >= LEAST_ROWS else None
+
+
+def pooled_figure(
+    reports: Mapping[str, Evaluation], settings: GateSettings, k_min: int = 1
+) -> float | None:
+    """Figure of one model over all sites that reported; None where that may not be shown.
+
+    Args:
+      reports: evaluation by `site/agent`.
+      settings: metric.
+      k_min: of the charter: a sum of fewer distinct sites is not shown.
+    """
+    if len(sites_of(reports)) < max(k_min, 1):
+        return None
+    tally = add(reports[reporter] for reporter in sorted(reports))
+    metric = metric_of(tally, settings)
+    return figure(metric, tally) if metric is not None else None
 
 
 def sites_of(reporters: Iterable[str]) -> set[str]:
@@ -58,32 +217,21 @@ def sites_of(reporters: Iterable[str]) -> set[str]:
     return {reporter.partition("/")[0] for reporter in reporters}
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a candidate is promoted, and why."""
-
-    promote: bool
-    reason: str
+def _as_tally(evaluation: Evaluation | Tally) -> Tally:
+    return tally_of(evaluation) if isinstance(evaluation, Evaluation) else evaluation
 
 
-def decide(
-    candidate: dict[str, Evaluation], served: dict[str, Evaluation], settings: GateSettings
-) -> Verdict | None:
-    """Judge a candidate by the sites that reported on both; None while there are too few.
+def _has_same_rows(one: Evaluation, other: Evaluation) -> bool:
+    """Whether two models were judged on rows with the same labels, as far as counts can tell."""
+    if one.errors is not None and other.errors is not None:
+        rows = (one.errors.rows, one.errors.label, one.errors.label_squared)
+        return rows == (other.errors.rows, other.errors.label, other.errors.label_squared)
+    here, there = tally_of(one), tally_of(other)
+    return np.array_equal(_labels(here), _labels(there))
 
-    Args:
-      candidate: evaluation of the candidate by `site/agent`.
-      served: evaluation of the served weights by `site/agent`.
-      settings: quorum and tolerance.
-    """
-    both = sorted(candidate.keys() & served.keys())
-    sites = sites_of(both)
-    if len(sites) < settings.quorum:
-        return None
-    new = pooled([candidate[site] for site in both])
-    old = pooled([served[site] for site in both])
-    if new.pr_auc is None or old.pr_auc is None:
-        return None
-    reason = f"PR-AUC {new.pr_auc:.3f} against {old.pr_auc:.3f} on {new.rows} held-out rows"
-    reason += f" of {len(sites)} sites"
-    return Verdict(new.pr_auc >= old.pr_auc - settings.tolerance, reason)
+
+def _labels(tally: Tally) -> list[int]:
+    """Rows of each class, the negative one first where there are two."""
+    if tally.confusion.size:
+        return [int(count) for count in tally.confusion.sum(axis=1)]
+    return [int(tally.negatives.sum()), int(tally.positives.sum())]

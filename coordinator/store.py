@@ -13,12 +13,15 @@
     evaluations  the sites' judgements of what the head names
     alarms       what a person has to look at, by agent and kind
 
+What people and reports read (`decisions`, `quality`, `choices`, `served`, `link_events`,
+`site_statistics`, `contributions`) is written by `coordinator/record.py`, in the same file.
+
 synchronous=FULL: what was receipted is on the disk.
 """
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +31,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.aggregate import Buffer, settled
+from coordinator.aggregate import Buffer, Member, empty, settled
+from coordinator.record import RECORD_SCHEMA, Record
 from wire.database import open_database, sqlite_errors, transaction
 from wire.messages import Content, Delta, Evaluation, UpdateHeader, VersionRef
 
@@ -43,6 +47,8 @@ CREATE TABLE IF NOT EXISTS updates (
   version INTEGER NOT NULL,       -- the version it was folded into, 0 before
   base_version INTEGER NOT NULL,
   coefficient INTEGER NOT NULL,   -- 0 unless folded or committed
+  weight INTEGER NOT NULL,        -- the same; larger than the coefficient where it was clipped
+  bucket INTEGER NOT NULL,
   received_at REAL NOT NULL,      -- wall clock, display only
   PRIMARY KEY (agent, incarnation, sequence)
 ) STRICT, WITHOUT ROWID;
@@ -51,17 +57,19 @@ CREATE TABLE IF NOT EXISTS state (
   one INTEGER PRIMARY KEY CHECK (one = 1), body BLOB NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS buffer (
-  one INTEGER PRIMARY KEY CHECK (one = 1), agents BLOB NOT NULL, weight INTEGER NOT NULL,
-  total BLOB NOT NULL             -- little-endian, int32 where that holds it, else int64
+  one INTEGER PRIMARY KEY CHECK (one = 1), members BLOB NOT NULL,
+  total BLOB NOT NULL             -- of each bucket; little-endian, int32 where it fits, else int64
 ) STRICT;
 CREATE TABLE IF NOT EXISTS vectors (name TEXT PRIMARY KEY, data BLOB NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS control (
   one INTEGER PRIMARY KEY CHECK (one = 1),
   boot INTEGER NOT NULL,
   training TEXT NOT NULL,
-  duplicates INTEGER NOT NULL
+  duplicates INTEGER NOT NULL,
+  rollback INTEGER                -- the served version that the operator asked to go back to
 ) STRICT;
-INSERT OR IGNORE INTO control VALUES (1, 0, 'open', 0);
+INSERT OR IGNORE INTO control VALUES (1, 0, 'open', 0, NULL);
+CREATE TABLE IF NOT EXISTS weights (agent TEXT PRIMARY KEY, weight INTEGER NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS versions (
   version INTEGER PRIMARY KEY, lineage INTEGER NOT NULL, digest BLOB NOT NULL,
   members INTEGER NOT NULL, made_at REAL NOT NULL
@@ -77,7 +85,10 @@ CREATE TABLE IF NOT EXISTS commands (
   agent TEXT PRIMARY KEY, name TEXT NOT NULL, is_due INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS evaluations (
-  digest BLOB NOT NULL, agent TEXT NOT NULL, body BLOB NOT NULL, PRIMARY KEY (digest, agent)
+  digest BLOB NOT NULL, agent TEXT NOT NULL,
+  body BLOB NOT NULL,             -- the newest
+  first BLOB NOT NULL,            -- the first, which drift is told by
+  PRIMARY KEY (digest, agent)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS alarms (
   agent TEXT NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL, number INTEGER NOT NULL,
@@ -85,7 +96,8 @@ CREATE TABLE IF NOT EXISTS alarms (
   PRIMARY KEY (agent, kind)
 ) STRICT;
 """
-AlarmKind = Literal["two contents", "new incarnation"]
+AlarmKind = Literal["two contents", "new incarnation", "drift", "diverged"]
+VectorName = Literal["optimizer", "average", "memory", "centre"]
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +106,10 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
       deltas: shorter ways to what the head names, the newest last.
       judged: version of the last candidate that was decided on.
+      worse: candidates in a row that the sites found worse.
+      averaged: versions in the average since the lineage began.
+      radius: the adaptive clipping radius.
+      statistics: of the features over all sites, once there are enough.
     """
 
     version: int
@@ -106,13 +122,18 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     serve: VersionRef
     judged: int
     deltas: tuple[Delta, ...] = ()
+    worse: int = 0
+    averaged: int = 0
+    radius: float = 0.0
+    statistics: Content | None = None
 
     @property
     def contents(self) -> list[Content]:
         """Everything that the head names, each content once; the bundle first."""
         versions = [version for version in (self.train, self.serve, self.candidate) if version]
         models = [version.content for version in versions]
-        named = [self.bundle, *models, *(delta.content for delta in self.deltas)]
+        statistics = [self.statistics] if self.statistics else []
+        named = [self.bundle, *statistics, *models, *(delta.content for delta in self.deltas)]
         return list({content.digest: content for content in named}.values())
 
 
@@ -142,8 +163,9 @@ class Store:
     """Owner of `coordinator.db`."""
 
     def __init__(self, path: Path | str) -> None:
-        self._db = open_database(path, _SCHEMA, durable=True)
+        self._db = open_database(path, _SCHEMA + RECORD_SCHEMA, durable=True)
         self._path = str(path)
+        self.record = Record(self._db)
 
     def transaction(self) -> AbstractContextManager[None]:
         """One atomic, durable step."""
@@ -180,6 +202,17 @@ class Store:
         with self.transaction():
             self._db.execute("UPDATE control SET training = ?", (training,))
 
+    @property
+    def rollback(self) -> int | None:
+        """The served version that the operator asked to go back to."""
+        row = self._db.execute("SELECT rollback FROM control").fetchone()
+        return None if row[0] is None else int(row[0])
+
+    def request_rollback(self, version: int | None) -> None:
+        """Ask for an earlier served version, or take the request back."""
+        with self.transaction():
+            self._db.execute("UPDATE control SET rollback = ?", (version,))
+
     # Updates
 
     def known_update(self, header: UpdateHeader) -> KnownUpdate | None:
@@ -192,11 +225,19 @@ class Store:
         return KnownUpdate(*row) if row else None
 
     def add_update(
-        self, header: UpdateHeader, status: str, reason: str, coefficient: int, at: float
+        self, header: UpdateHeader, status: str, reason: str, member: Member | None, at: float
     ) -> None:
-        """Record the first sight of an update; its id must be new."""
+        """Record the first sight of an update; its id must be new.
+
+        Args:
+          header: the update's.
+          status: what became of it.
+          reason: why, where that has one.
+          member: what it counts in the buffer, where it does.
+          at: wall clock.
+        """
         self._db.execute(
-            "INSERT INTO updates VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?)",
+            "INSERT INTO updates VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?)",
             (
                 header.agent,
                 header.incarnation,
@@ -205,10 +246,22 @@ class Store:
                 status,
                 reason,
                 header.base_version,
-                coefficient,
+                member.coefficient if member else 0,
+                member.weight if member else 0,
+                member.bucket if member else 0,
                 at,
             ),
         )
+        if member is not None:
+            self._db.execute(
+                "INSERT OR REPLACE INTO weights VALUES (?, ?)", (member.agent, header.weight)
+            )
+
+    @property
+    def population(self) -> int:
+        """Sum of the last weights of all agents that ever took part."""
+        row = self._db.execute("SELECT coalesce(sum(weight), 0) FROM weights").fetchone()
+        return int(row[0])
 
     def highest(self, agent: str, incarnation: str) -> int:
         """Highest sequence ever received of an incarnation, 0 when none was."""
@@ -218,12 +271,14 @@ class Store:
         ).fetchone()
         return int(row[0] or 0)
 
-    def fold_committed(self, version: int) -> list[tuple[str, str, int, bytes]]:
+    def settle_committed(
+        self, status: Literal["folded", "refused", "void"], reason: str, version: int
+    ) -> list[tuple[str, str, int, bytes]]:
         """Give every committed update its outcome; (agent, incarnation, sequence, digest)."""
         rows = self._db.execute(
-            "UPDATE updates SET status = 'folded', version = ? WHERE status = 'committed'"
+            "UPDATE updates SET status = ?, reason = ?, version = ? WHERE status = 'committed'"
             " RETURNING agent, incarnation, sequence, digest",
-            (version,),
+            (status, reason, version),
         ).fetchall()
         return [(str(row[0]), str(row[1]), int(row[2]), bytes(row[3])) for row in rows]
 
@@ -257,36 +312,37 @@ class Store:
         body = msgspec.msgpack.encode(saved)
         self._db.execute("INSERT OR REPLACE INTO state VALUES (1, ?)", (body,))
 
-    def load_buffer(self, parameters: int) -> Buffer:
-        """The buffer as it was last saved; empty before that."""
-        row = self._db.execute("SELECT agents, weight, total FROM buffer").fetchone()
+    def load_buffer(self, parameters: int, buckets: int) -> Buffer | None:
+        """The buffer as it was last saved; None when it had another number of buckets."""
+        row = self._db.execute("SELECT members, total FROM buffer").fetchone()
         if row is None:
-            return Buffer(np.zeros(parameters, np.int64), 0, ())
-        agents = msgspec.msgpack.decode(row[0], type=tuple[str, ...])
-        kind = "<i4" if len(row[2]) == 4 * parameters else "<i8"
-        return Buffer(np.frombuffer(row[2], kind).astype(np.int64), row[1], agents)
+            return empty(parameters, buckets)
+        members = msgspec.msgpack.decode(row[0], type=tuple[Member, ...])
+        kinds = {4 * parameters * buckets: "<i4", 8 * parameters * buckets: "<i8"}
+        if len(row[1]) not in kinds:
+            return None
+        total = np.frombuffer(row[1], kinds[len(row[1])]).astype(np.int64)
+        weight = sum(member.weight for member in members)
+        return Buffer(total.reshape(buckets, parameters), members, weight)
 
     def save_buffer(self, buffer: Buffer) -> None:
         """Replace the saved buffer (inside a transaction)."""
         total = settled(buffer).summed
         fits = not total.size or max(total.max(), -total.min()) < 1 << 31
         self._db.execute(
-            "INSERT OR REPLACE INTO buffer VALUES (1, ?, ?, ?)",
+            "INSERT OR REPLACE INTO buffer VALUES (1, ?, ?)",
             (
-                msgspec.msgpack.encode(buffer.agents),
-                buffer.weight,
+                msgspec.msgpack.encode(buffer.members),
                 total.astype("<i4" if fits else "<i8").tobytes(),
             ),
         )
 
-    def vector(self, name: Literal["optimizer", "average"]) -> NDArray[np.float64]:
+    def vector(self, name: VectorName) -> NDArray[np.float64]:
         """A saved vector, float64; empty when none was saved."""
         row = self._db.execute("SELECT data FROM vectors WHERE name = ?", (name,)).fetchone()
         return np.frombuffer(row[0] if row else b"", "<f8").astype(np.float64)
 
-    def save_vector(
-        self, name: Literal["optimizer", "average"], vector: NDArray[np.float64]
-    ) -> None:
+    def save_vector(self, name: VectorName, vector: NDArray[np.float64]) -> None:
         """Replace a saved vector (inside a transaction)."""
         self._db.execute(
             "INSERT OR REPLACE INTO vectors VALUES (?, ?)", (name, vector.astype("<f8").tobytes())
@@ -300,6 +356,23 @@ class Store:
             "INSERT INTO versions VALUES (?, ?, ?, ?, ?)", (version, lineage, digest, members, at)
         )
 
+    def versions(self) -> dict[int, str]:
+        """SHA-256 (hex) of every version's weights."""
+        rows = self._db.execute("SELECT version, digest FROM versions ORDER BY version")
+        return {int(version): bytes(digest).hex() for version, digest in rows}
+
+    def newest_digests(self, number: int) -> list[bytes]:
+        """SHA-256 of the newest versions' weights."""
+        rows = self._db.execute(
+            "SELECT digest FROM versions ORDER BY version DESC LIMIT ?", (number,)
+        )
+        return [bytes(row[0]) for row in rows]
+
+    def has_content(self, digest: bytes) -> bool:
+        """Whether these bytes are here."""
+        found = self._db.execute("SELECT 1 FROM contents WHERE digest = ?", (digest,)).fetchone()
+        return found is not None
+
     def version_digest(self, version: int) -> bytes | None:
         """SHA-256 of a version's weights."""
         row = self._db.execute(
@@ -311,11 +384,11 @@ class Store:
         """Store bytes that the next head will name."""
         self._db.execute("INSERT OR IGNORE INTO contents VALUES (?, ?)", (digest, data))
 
-    def keep_only(self, digests: list[bytes]) -> None:
-        """Drop every other content and evaluation."""
-        marks = ",".join("?" * len(digests))
-        self._db.execute(f"DELETE FROM contents WHERE digest NOT IN ({marks})", digests)  # noqa: S608
-        self._db.execute(f"DELETE FROM evaluations WHERE digest NOT IN ({marks})", digests)  # noqa: S608
+    def keep_only(self, named: list[bytes], others: list[bytes]) -> None:
+        """Drop every other content, and every evaluation but of what the head names."""
+        for table, digests in (("contents", [*named, *others]), ("evaluations", named)):
+            marks = ",".join("?" * len(digests))
+            self._db.execute(f"DELETE FROM {table} WHERE digest NOT IN ({marks})", digests)  # noqa: S608
 
     def content(self, digest: bytes) -> bytes:
         """Bytes that the head names."""
@@ -353,6 +426,7 @@ class Store:
     def keep_agent(self, known: KnownAgent, status: str) -> None:
         """Remember a verified birth or will; the broker retains it, so it is said again."""
         with self.soft_transaction():
+            self.record.note_link(known.agent, status, time.time())
             self._db.execute(
                 "INSERT OR REPLACE INTO agents VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -390,21 +464,27 @@ class Store:
 
     # Evaluations
 
-    def keep_evaluations(self, agent: str, evaluations: tuple[Evaluation, ...]) -> None:
-        """Remember a site's newest judgement."""
-        with self.transaction():
-            self._db.executemany(
-                "INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?)",
-                [
-                    (evaluation.digest, agent, msgspec.msgpack.encode(evaluation))
-                    for evaluation in evaluations
-                ],
+    def keep_evaluations(self, agent: str, evaluations: Iterable[Evaluation]) -> None:
+        """Remember a site's newest judgements, inside a transaction."""
+        for evaluation in evaluations:
+            body = msgspec.msgpack.encode(evaluation)
+            self._db.execute(
+                "INSERT INTO evaluations VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (digest, agent) DO UPDATE SET body = excluded.body",
+                (evaluation.digest, agent, body, body),
             )
 
     def evaluations(self, digest: bytes) -> dict[str, Evaluation]:
         """Judgements of one content, by agent."""
         rows = self._db.execute("SELECT agent, body FROM evaluations WHERE digest = ?", (digest,))
         return {str(agent): msgspec.msgpack.decode(body, type=Evaluation) for agent, body in rows}
+
+    def first_evaluation(self, digest: bytes, agent: str) -> Evaluation | None:
+        """A site's first judgement of a content."""
+        row = self._db.execute(
+            "SELECT first FROM evaluations WHERE digest = ? AND agent = ?", (digest, agent)
+        ).fetchone()
+        return msgspec.msgpack.decode(row[0], type=Evaluation) if row else None
 
     # Alarms
 
@@ -416,6 +496,13 @@ class Store:
                 " detail = excluded.detail, number = number + 1, last_at = excluded.last_at",
                 (agent, kind, detail, time.time()),
             )
+
+    def alarm(self, agent: str, kind: AlarmKind) -> str:
+        """Newest detail of an alarm; empty when there was none."""
+        row = self._db.execute(
+            "SELECT detail FROM alarms WHERE agent = ? AND kind = ?", (agent, kind)
+        ).fetchone()
+        return str(row[0]) if row else ""
 
     def alarms(self) -> list[tuple[str, str, str, int]]:
         """All alarms so far: (agent, kind, newest detail, how often)."""

@@ -26,8 +26,10 @@ from wire.messages import (
     Command,
     CoordinatorState,
     Credential,
+    Grant,
     Head,
     Message,
+    Readiness,
     Receipts,
     Report,
     UpdateHeader,
@@ -47,6 +49,8 @@ KINDS: dict[type[Message], str] = {
     Receipts: "receipts",
     Command: "command",
     Report: "report",
+    Readiness: "readiness",
+    Grant: "grant",
 }
 MAX_BYTES: dict[str, int] = {
     "charter": 16_384,
@@ -57,7 +61,9 @@ MAX_BYTES: dict[str, int] = {
     "update": 262_144,
     "receipts": 262_144,
     "command": 4_096,
-    "report": 65_536,
+    "report": 262_144,
+    "readiness": 4_096,
+    "grant": 2_000,
     "bundle": 40 << 20,
 }
 """Largest envelope of each kind in bytes.  A head with eight contents of 4,096 chunks fits."""

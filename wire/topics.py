@@ -9,6 +9,7 @@
       bundle/{digest}/{chunk}                               the model bundle, retained
       model/{digest}/{chunk}                                weights, retained while in the head
       report/{agent}                                        evaluations of what the head names
+      ask/{agent}                                           readiness to train
 
 An agent's id is one whole topic level so that brokers can write ACL patterns
 (`PROTOCOL.md`, "Topics").
@@ -88,6 +89,10 @@ class Topics:
         """Evaluations by one agent, not retained."""
         return f"{self.base}/report/{check_name(agent, 'agent')}"
 
+    def ask(self, agent: str) -> str:
+        """Readiness of one agent, not retained."""
+        return f"{self.base}/ask/{check_name(agent, 'agent')}"
+
     def update(self, agent: str, incarnation: str, sequence: int, part: int | str) -> str:
         """One part of a client update."""
         return f"{self.base}/up/{shard(agent)}/{agent}/{incarnation}/{sequence}/{part}"
@@ -108,12 +113,17 @@ class Topics:
         return f"{self.base}/report/+"
 
     @property
+    def all_asks(self) -> str:
+        """Topic filter over every agent's readiness."""
+        return f"{self.base}/ask/+"
+
+    @property
     def all_inboxes(self) -> str:
         """Topic filter over every inbox (observers only; agents may read their own)."""
         return f"{self.base}/to/+"
 
     def agent_of(self, topic: str, kind: str) -> str:
-        """Return the agent id of a `state/{agent}` or `report/{agent}` topic."""
+        """Return the agent id of a `state/{agent}`, `report/{agent}` or `ask/{agent}` topic."""
         prefix, _, agent = topic.rpartition("/")
         if prefix != f"{self.base}/{kind}":
             reason = f"not a {kind} topic: {topic[:120]!r}"

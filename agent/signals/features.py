@@ -32,6 +32,7 @@ from wire.manifest import (
     band_bins,
     columns,
 )
+from wire.standards import Standard, standard_of
 
 Values = NDArray[np.float64]
 _LARGEST = float(np.finfo(np.float32).max)
@@ -196,11 +197,26 @@ class Moments:
             self.count + other.count, self.sums + other.sums, self.squares + other.squares
         )
 
+    @property
+    def standard(self) -> Standard:
+        """The means and deviations of these rows."""
+        return standard_of(self.count, self.sums, self.squares)
+
 
 def measure(features: Sequence[Feature], inputs: NDArray[np.float32]) -> Moments:
-    """Moments of rows that `compute_inputs` made; all numbers of a series or array go together."""
+    """Moments of rows that `compute_inputs` made; all numbers of a series or array go together.
+
+    Summed about the columns' means, so that a sum of squares is off by a few roundings of itself
+    however many rows there are: a variance is the small rest of two large numbers.
+    """
     x = _by_column(features, inputs).astype(np.float64)
-    return Moments(x.shape[0] * x.shape[2], x.sum(axis=(0, 2)), (x * x).sum(axis=(0, 2)))
+    count = x.shape[0] * x.shape[2]
+    middle = x.sum(axis=(0, 2)) / max(1, count)
+    x -= middle[:, np.newaxis]
+    rest, squares = x.sum(axis=(0, 2)), (x * x).sum(axis=(0, 2))
+    return Moments(
+        count, count * middle + rest, count * middle**2 + (squares + 2.0 * middle * rest)
+    )
 
 
 def standardise(
@@ -208,15 +224,17 @@ def standardise(
 ) -> NDArray[np.float32]:
     """Scale each column to mean 0 and standard deviation 1 over the rows of `moments`.
 
-    A column that never changes there is only shifted.  float32 inputs carry 7 digits, so a
-    deviation below 1e-6 of the mean is rounding, and counts as no change.
+    A column that never changes there is only shifted.
     """
-    count = max(1, moments.count)
-    middle = moments.sums / count
-    variance = np.maximum(moments.squares / count - middle**2, 0.0)
-    deviation = np.sqrt(variance)
-    deviation[deviation <= 1e-6 * np.abs(middle)] = 1.0
-    x = (_by_column(features, inputs) - middle[:, np.newaxis]) / deviation[:, np.newaxis]
+    return apply_standard(features, inputs, moments.standard)
+
+
+def apply_standard(
+    features: Sequence[Feature], inputs: NDArray[np.float32], standard: Standard
+) -> NDArray[np.float32]:
+    """Shift each column by its mean and divide it by its deviation, in float64."""
+    x = _by_column(features, inputs) - standard.mean[:, np.newaxis]
+    x /= standard.deviation[:, np.newaxis]
     return _as_float32(x.reshape(inputs.shape))
 
 

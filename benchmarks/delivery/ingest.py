@@ -28,7 +28,7 @@ from benchmarks.testbed import (
     real_disk,
     testbed,
 )
-from coordinator.aggregate import Buffer
+from coordinator.aggregate import Buffer, Member
 from coordinator.server_optimizer import ServerOptimizerSettings, make_server_optimizer
 from coordinator.store import Saved, Store
 from wire.bundle import read_bundle
@@ -184,7 +184,7 @@ def _refold(bed: Testbed, publishers: list[Publisher], store: Store) -> dict[int
     """Every version's SHA-256 again, from the memberships and the publishers' own bytes."""
     _, _, trust = read_federation(bed.keys)
     bundle = read_bundle(bed.bundle.read_bytes(), trust)
-    shapes = bundle.manifest.shapes
+    shapes = bundle.manifest.shared_shapes
     by_agent = {each.agent: each for each in publishers}
     rule = make_server_optimizer(ServerOptimizerSettings())
     state, params = rule.init(PARAMETERS), flatten(bundle.weights)
@@ -238,7 +238,7 @@ class _Writer:
 
     def __post_init__(self) -> None:
         random = np.random.default_rng(0)
-        self._buffer = Buffer(random.integers(-(1 << 22), 1 << 22, PARAMETERS), 1, ())
+        self._buffer = Buffer(random.integers(-(1 << 22), 1 << 22, (1, PARAMETERS)), ())
         self._average = random.normal(size=PARAMETERS)
         self._version = 0
 
@@ -249,10 +249,16 @@ class _Writer:
             for header in headers:
                 store.known_update(header)
                 store.version_digest(header.base_version)
-                store.add_update(header, "committed", "", header.weight, time.time())
-                agents = (*self._buffer.agents, header.agent)
-                self._buffer = replace(self._buffer, agents=agents)
-                if self._buffer.members == GOAL:
+                member = Member(
+                    agent=header.agent,
+                    site=header.agent,
+                    base_version=header.base_version,
+                    weight=header.weight,
+                    coefficient=header.weight,
+                )
+                store.add_update(header, "committed", "", member, time.time())
+                self._buffer = replace(self._buffer, members=(*self._buffer.members, member))
+                if len(self._buffer.members) == GOAL:
                     self._write_version()
                     versions += 1
             store.save_buffer(self._buffer)
@@ -272,8 +278,8 @@ class _Writer:
             kept.append(sha256(data[:64]))
             store.keep_content(kept[-1], data)
         store.add_version(self._version, 0, kept[0], GOAL, time.time())
-        store.fold_committed(self._version)
-        self._buffer = replace(self._buffer, agents=())
+        store.settle_committed("folded", "", self._version)
+        self._buffer = replace(self._buffer, members=())
         store.save_buffer(self._buffer)
         store.save(self.saved)
-        store.keep_only(kept)
+        store.keep_only(kept, [])

@@ -24,7 +24,7 @@ from agent.config import AgentSettings, Identity, read_agent_settings, read_iden
 from agent.connection import Connection
 from agent.delivery import Schedule
 from agent.history import History
-from agent.learner import Operator, Trained, make_update
+from agent.making import Operator, Trained, make_update
 from agent.models import Models
 from agent.outbox import Outbox
 from agent.status import Status

@@ -7,7 +7,7 @@ was tampered with is judged as what it became (`tests/fleet/test_chaos.py`).
 from dataclasses import dataclass
 
 from shopfloor.chaos.accounts import StoreAccount, read_buried, read_outbox, read_store
-from shopfloor.chaos.layout import FEDERATION, LEARNING_RATE, STALENESS_CAP, Layout
+from shopfloor.chaos.layout import DECAY, FEDERATION, LEARNING_RATE, STALENESS_CAP, Layout
 from shopfloor.chaos.reckoning import Heard, Reckoning, reckon
 from shopfloor.chaos.refold import Recipe, refold
 from shopfloor.chaos.schedule import AGENTS
@@ -80,4 +80,4 @@ def _recipe(layout: Layout) -> Recipe:
     trust = read_charter((keys / CHARTER).read_bytes(), read_private_key(keys / ROOT_KEY).public)
     bundle = read_bundle((layout.directory / "bundle.jm").read_bytes(), trust)
     start = flatten(bundle.weights)
-    return Recipe(start, bundle.manifest.shapes, LEARNING_RATE, STALENESS_CAP)
+    return Recipe(start, bundle.manifest.shared_shapes, LEARNING_RATE, STALENESS_CAP, DECAY)

@@ -33,6 +33,7 @@ from wire.signing import read_private_key
 FEDERATION: Final = "chaos"
 LEARNING_RATE: Final = 0.5
 STALENESS_CAP: Final = 20
+DECAY: Final = 2.0
 _ROWS: Final = 40_000
 ROWS_PER_S: Final = 25.0
 """The machine goes on producing for `_ROWS` / this seconds: a wiped agent soon has rows again."""
@@ -237,6 +238,8 @@ deadline_s = 5
 [server_optimizer]
 name = "sgd"
 learning_rate = {LEARNING_RATE}
+[average]
+decay = {DECAY}
 
 [gate]
 every = 10

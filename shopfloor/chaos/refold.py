@@ -3,7 +3,8 @@
 Shares no line with the coordinator: reads the integers of each member from the tape, computes its
 coefficient again from its own header (`wire/PROTOCOL.md`, "Updates are integers"), adds them up in
 another order, takes the step of FedBuff with plain SGD (Nguyen et al., arXiv:2106.06639, algorithm
-1), and compares the SHA-256 of the weights' file with what the store and the heads say.
+1), and compares the SHA-256 of the weights' file with what the store and the heads say.  A version
+without members begins a lineage: its weights must be an average of versions before it.
 """
 
 from dataclasses import dataclass
@@ -26,12 +27,14 @@ class Recipe:
       shapes: the flat vector's tensors.
       learning_rate: of the server's SGD.
       staleness_cap: versions of age up to which an update counts in full.
+      decay: of the average of the versions, which is what is served.
     """
 
     start: NDArray[np.float32]
     shapes: Shapes
     learning_rate: float
     staleness_cap: int
+    decay: float
 
 
 def refold(
@@ -49,6 +52,8 @@ def refold(
       What differs, the first version that does at the head; empty when all bits are equal.
     """
     params = recipe.start
+    average, averaged = params.astype(np.float64), 0
+    averages = {_digest(params, recipe.shapes): params}
     digests = {0: _digest(params, recipe.shapes)}
     problems: list[str] = []
     for version in range(1, max(store.versions, default=0) + 1):
@@ -56,12 +61,25 @@ def refold(
         if len(members) != store.versions.get(version, ("", 0))[1]:
             problems.append(f"version {version} does not say who its members are")
             break
+        if not members:
+            digest = store.versions.get(version, ("", 0))[0]
+            if digest not in averages:
+                problems.append(f"version {version} begins a lineage from weights never served")
+                break
+            params = averages[digest]
+            average, averaged = params.astype(np.float64), 0
+            digests[version] = digest
+            continue
         delta = _mean_delta(recipe, version, members, tape)
         if isinstance(delta, str):
             problems.append(f"version {version}: {delta}")
             break
         step = params.astype(np.float64) + recipe.learning_rate * delta
         params = step.astype(np.float32)
+        averaged += 1
+        share = (recipe.decay + 1.0) / (recipe.decay + averaged)
+        average = (1.0 - share) * average + share * params.astype(np.float64)
+        averages[_digest(average.astype(np.float32), recipe.shapes)] = average.astype(np.float32)
         digests[version] = _digest(params, recipe.shapes)
     problems += [
         f"version {version} has other weights than its members give"

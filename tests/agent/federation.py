@@ -1,15 +1,18 @@
 """A small federation for tests of the agent: keys on disk, one bundle, heads at will."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from agent.adoption import Adoption
-from agent.authoring import build_bundle, read_bundle_settings
+from agent.authoring import BundleSettings, build_bundle, read_bundle_settings
 from agent.config import AgentSettings, Identity, read_agent_settings, read_identity
+from agent.model import shared_of
 from wire.bundle import Bundle, read_bundle
 from wire.chunks import describe, split
 from wire.codec import seal
@@ -83,6 +86,11 @@ class Federation:
         """Weights of a later version: all of the initial ones moved by `step`."""
         return {name: (value + step).astype("<f4") for name, value in self.start.items()}
 
+    def learning(self, **changes: object) -> "Federation":
+        """The same federation with another bundle: the same job but for these keys of its file."""
+        settings = msgspec.structs.replace(_small_job(), **changes)
+        return replace(self, bundle=build_bundle(JOB, settings, FEDERATION, self.author))
+
     def publish(
         self,
         sequence: int,
@@ -92,18 +100,22 @@ class Federation:
         serve: Params | None = None,
         candidate: Params | None = None,
         bundle: bytes | None = None,
+        statistics: bytes | None = None,
         policy: Policy = POLICY,
         training: Literal["open", "closed"] = "open",
         key: PrivateKey | None = None,
     ) -> Publication:
-        """Sign a head; weights that are not given are the initial ones."""
+        """Sign a head; weights that are not given are the initial ones, and only shared ones go."""
+        manifest = self.opened.manifest
         parts = {
             "bundle": bundle or self.bundle,
-            "train": write_params(train or self.start),
-            "serve": write_params(serve or train or self.start),
+            "train": write_params(shared_of(manifest, train or self.start)),
+            "serve": write_params(shared_of(manifest, serve or train or self.start)),
         }
         if candidate is not None:
-            parts["candidate"] = write_params(candidate)
+            parts["candidate"] = write_params(shared_of(manifest, candidate))
+        if statistics is not None:
+            parts["statistics"] = statistics
         named = {name: describe(data, CHUNK_BYTES) for name, data in parts.items()}
         head = Head(
             sequence=sequence,
@@ -114,6 +126,7 @@ class Federation:
             candidate=VersionRef(version=version, content=named["candidate"])
             if candidate is not None
             else None,
+            statistics=named.get("statistics"),
             policy=policy,
             training=training,
         )
@@ -150,24 +163,42 @@ def feed(adoption: Adoption, publication: Publication) -> None:
             adoption.on_chunk(topic, chunk)
 
 
+def milled(count: int, labels: NDArray[np.float64] | float = 0.0) -> NDArray[np.float64]:
+    """Rows of `CHANNELS` as a milling machine would give them, with these values of the label."""
+    random = np.random.default_rng(3)
+    return np.column_stack(
+        [
+            random.normal(300, 2, count),
+            random.normal(310, 1.5, count),
+            random.normal(1539, 179, count),
+            random.normal(40, 10, count),
+            random.uniform(0, 240, count),
+            np.broadcast_to(labels, count),
+            np.arange(count),
+        ]
+    )
+
+
 def found_federation(directory: Path) -> Federation:
     """Make all keys and the bundle in a new directory."""
     root = make_federation(directory, FEDERATION)
     make_agent(directory, FEDERATION, AGENT, SITE)
     author = read_private_key(directory / AUTHOR_KEY)
-    settings = read_bundle_settings(JOB)
-    assert settings.family is not None
-    small = msgspec.structs.replace(
-        settings, family=msgspec.structs.replace(settings.family, hidden=(8,))
-    )
     return Federation(
         keys=directory,
         root=root.raw.hex(),
         trust=read_charter((directory / CHARTER).read_bytes(), parse_public_key(root.raw.hex())),
         coordinator=read_private_key(directory / COORDINATOR_KEY),
         author=author,
-        bundle=build_bundle(JOB, small, FEDERATION, author),
+        bundle=build_bundle(JOB, _small_job(), FEDERATION, author),
     )
+
+
+def _small_job() -> BundleSettings:
+    settings = read_bundle_settings(JOB)
+    assert settings.family is not None
+    small = msgspec.structs.replace(settings.family, hidden=(8,))
+    return msgspec.structs.replace(settings, family=small)
 
 
 def agent_toml(

@@ -12,6 +12,7 @@ from agent.models import Models
 from tests.agent.federation import CHANNELS, FEDERATION, Federation, feed
 from wire.bundle import GOLDEN, write_bundle, write_draft
 from wire.errors import BundleError, MalformedError, ReplayError, SignatureError, WireError
+from wire.manifest import Window
 from wire.signing import PrivateKey
 from wire.tensors import Params, read_safetensors, write_params, write_safetensors
 
@@ -71,7 +72,7 @@ def test_the_columns_are_found_by_name(tmp_path: Path, federation: Federation) -
     assert score.shape == (1,)
     assert 0.0 < score[0] < 1.0
     assert np.array_equal(turned.current.score(federation.start, ROW[:, ::-1]), score)
-    assert usual.current.examples(ROW).labels.tolist() == [True]
+    assert usual.current.examples(ROW).labels.tolist() == [[1.0]]
 
 
 def test_the_old_version_stays_in_use_until_the_new_one_is_whole(
@@ -159,12 +160,12 @@ def refused_bundles(federation: Federation) -> dict[str, tuple[bytes, str]]:
     bundle = federation.opened
     stranger = write_bundle(bundle.manifest, bundle.files, FEDERATION, PrivateKey.generate())
     other = msgspec.structs.replace(bundle.manifest, agreement=bytes([1] * 32))
-    local = msgspec.structs.replace(bundle.manifest, standardise="local")
+    windows = msgspec.structs.replace(bundle.manifest, window=Window(length=4))
     return {
         "draft": (write_draft(bundle.manifest, bundle.files), "unsigned draft"),
         "not served": (
-            write_bundle(local, bundle.files, FEDERATION, federation.author),
-            "not served here yet: it standardises by local statistics",
+            write_bundle(windows, bundle.files, FEDERATION, federation.author),
+            "not served here yet: it cuts windows of rows",
         ),
         "stranger": (stranger, "none of the charter's 1 author keys"),
         "flipped": (

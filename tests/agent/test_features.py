@@ -301,6 +301,15 @@ def test_moments_of_sites_add_up_to_those_of_all_rows() -> None:
     assert np.allclose(parts.squares, whole.squares)
 
 
+def test_a_small_deviation_far_from_zero_survives_many_rows() -> None:
+    random = np.random.default_rng(6)
+    features = [Level(channel="a")]
+    inputs = (1e6 + random.normal(0.0, 1.0, (200_000, 1))).astype(np.float32)
+    exact = inputs.astype(np.float64).std()
+    deviation = measure(features, inputs).standard.deviation[0]
+    assert deviation == pytest.approx(exact, rel=2.0**-50 * 1e12)
+
+
 def test_standardising_a_column_that_never_changes_only_shifts_it() -> None:
     inputs = np.full((10, 1), 5.0, np.float32)
     features = (Level(channel="a"),)

@@ -64,7 +64,7 @@ charter = "keys/charter.jm"
 key = "keys/coordinator.key"
 [broker]
 """
-POLICY = f"[policy]\nscale = {SCALE}\nweight_cap = 1000\n"
+POLICY = f"[policy]\nscale = {SCALE}\nweight_cap = 1000\nclip_norm = 100.0\n"
 Delta = NDArray[np.int8] | NDArray[np.int16]
 
 
@@ -88,7 +88,8 @@ def trust(k_min: int = 1) -> Trust:
 
 def identity(k_min: int = 1, source: Path = Path("coordinator.toml")) -> Identity:
     trusted, data = trust(k_min), bundle_bytes()
-    return Identity(source, trusted, COORDINATOR_KEY, read_bundle(data, trusted), data)
+    bundle = read_bundle(data, trusted)
+    return Identity(source, trusted, COORDINATOR_KEY, bundle, data, bundle.weights)
 
 
 def settings(
@@ -165,22 +166,24 @@ def evaluation(digest: bytes, quality: float, rows: int = 400) -> Evaluation:
 def memory_of(federation: Federation) -> dict[str, bytes | int | tuple[str, ...]]:
     """Everything that must be the same after a restart, from the working memory itself."""
     memory = vars(federation)
-    buffer = buffer_in(federation)
+    model, buffer = memory["_model"], buffer_in(federation)
     return {
         "state": msgspec.msgpack.encode(federation.saved),
-        "params": memory["_params"].tobytes(),
-        "optimizer": memory["_optimizer_state"].tobytes(),
+        "params": model.params.tobytes(),
+        "optimizer": model.optimizer.tobytes(),
+        "memory": model.memory.tobytes(),
+        "centre": model.centre.tobytes(),
         "average": memory["_average"].tobytes(),
         "total": buffer.total.tobytes(),
+        "members": msgspec.msgpack.encode(buffer.members),
         "weight": buffer.weight,
-        "agents": buffer.agents,
         "head": federation.head_envelope,
     }
 
 
 def buffer_in(federation: Federation) -> Buffer:
     """What waits to become a version, from the working memory."""
-    buffer = vars(federation)["_buffer"]
+    buffer = vars(federation)["_model"].buffer
     assert isinstance(buffer, Buffer)
     return buffer
 

@@ -13,7 +13,6 @@ import pytest
 
 from coordinator.federation import Federation
 from coordinator.ingest import Update
-from coordinator.server_optimizer import ServerOptimizer
 from coordinator.store import Store
 from tests.coordinator.small_federation import (
     COORDINATOR_KEY,
@@ -22,6 +21,7 @@ from tests.coordinator.small_federation import (
     SCALE,
     P,
     Site,
+    buffer_in,
     enrol,
     evaluation,
     memory_of,
@@ -166,7 +166,7 @@ def test_a_tombstone_ends_its_update_as_dropped(store: Store) -> None:
 
 
 def test_a_stale_update_is_folded_with_a_smaller_weight(store: Store) -> None:
-    policy = f"[policy]\nscale = {SCALE}\nstaleness_cap = 1\n"
+    policy = f"[policy]\nscale = {SCALE}\nclip_norm = 100.0\nstaleness_cap = 1\n"
     federation, site = open_federation(store, "[strategy]\ngoal = 1\n", policy=policy), Site()
     base = federation.head.train
     for _ in range(5):
@@ -196,26 +196,24 @@ def test_fedavg_ends_its_round_when_every_client_has_sent_one(store: Store) -> N
     assert late.reason == "late: round 0 is closed, now in round 1"
 
 
-def test_a_version_that_is_not_finite_is_never_published(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+def test_a_buffer_that_would_make_the_model_diverge_ends_void_and_training_goes_on(
+    store: Store,
 ) -> None:
-    federation, site = open_federation(store, GOAL_2), Site()
-    federation.commit([site.update(federation.head.train)], 1.0)
-    before = memory_of(federation)
-
-    def explode(_delta: Any, state: Any, params: Any) -> Any:
-        return state, params * np.float32(np.inf)
-
-    exploding = ServerOptimizer(lambda parameters: np.zeros((0, parameters)), explode)
-    monkeypatch.setattr(federation, "_optimizer", exploding)
-    with (
-        np.errstate(invalid="ignore"),
-        pytest.raises(FloatingPointError, match="version 1 is not finite"),
-    ):
-        federation.commit([site.update(federation.head.train)], 2.0)
-    assert memory_of(federation) == before
-    assert store.counts() == {"committed": 1, "duplicates": 0}
-    assert memory_of(open_federation(store, GOAL_2)) == before
+    wild = '[strategy]\ngoal = 2\n[server_optimizer]\nname = "adam"\nlearning_rate = 10.0\n'
+    policy = f"[policy]\nscale = {SCALE}\nweight_cap = 1000\nclip_norm = 1.0\n"
+    federation, site = open_federation(store, wild + "epsilon = 1e-12\n", policy=policy), Site()
+    before = federation.head
+    small = np.ones(P, np.int8)
+    federation.commit([site.update(before.train, small)], 1.0)
+    result = federation.commit([site.update(before.train, small)], 2.0)
+    assert statuses(result.receipts) == ["committed", "void", "void"]
+    assert "would have diverged: a step of length" in result.receipts[-1][1].reason
+    assert (federation.head, federation.saved.version) == (before, 0)
+    assert buffer_in(federation).members == ()
+    assert [(kind, number) for _, kind, _, number in store.alarms()] == [("diverged", 1)]
+    assert memory_of(open_federation(store, wild + "epsilon = 1e-12\n", policy=policy)) == (
+        memory_of(federation)
+    )
 
 
 # K_min

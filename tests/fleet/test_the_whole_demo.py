@@ -23,7 +23,7 @@ from coordinator.store import Store
 from shopfloor.baselines import load_model
 from shopfloor.ledger import Ledger, UpdateId, account
 from shopfloor.plant import SITES
-from shopfloor.refold import refold
+from shopfloor.refold import Recipe, refold
 from wire.messages import TERMINAL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,11 +121,12 @@ def test_folding_the_witnesss_bytes_again_gives_the_published_weights_bit_by_bit
     finished: Finished,
 ) -> None:
     store = Store(finished.run / "coordinator" / DATABASE)
-    memberships = store.memberships()
+    memberships, versions = store.memberships(), store.versions()
     store.close()
     model, start = load_model(finished.run)
     optimizer = ServerOptimizerSettings(name="sgd", learning_rate=0.5)
-    again = refold(start, model.manifest.shapes, memberships, finished.ledger, optimizer)
+    recipe = Recipe(start, model.manifest.shared_shapes, optimizer, decay=8.0)
+    again = refold(recipe, versions, memberships, finished.ledger)
     announced = dict(head.train for head in finished.ledger.heads)
     assert len(again) > 10
     compared = again.keys() & announced.keys()

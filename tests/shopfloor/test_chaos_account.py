@@ -38,7 +38,7 @@ FEDERATION = "chaos"
 INCARNATION = "00000000000000aa"
 SHAPES = (("w", (3, 2)),)
 START = np.arange(6, dtype=np.float32)
-RECIPE = Recipe(START, SHAPES, learning_rate=0.5, staleness_cap=20)
+RECIPE = Recipe(START, SHAPES, learning_rate=0.5, staleness_cap=20, decay=2.0)
 KEY = PrivateKey(bytes([5] * 32))
 
 

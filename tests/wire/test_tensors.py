@@ -1,7 +1,7 @@
 """Tensors: the safetensors package agrees, hostile files are refused, rounding is unbiased."""
 
 import json
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +14,19 @@ from numpy.typing import NDArray
 from wire.errors import MalformedError, WireError
 from wire.tensors import (
     MAX_TENSORS,
+    Bits,
     Params,
     clip,
     flatten,
+    largest_integer,
+    pack_integers,
     parameter_count,
     quantize,
     read_integers,
     read_params,
     read_safetensors,
     unflatten,
+    update_bytes,
     write_params,
     write_safetensors,
 )
@@ -192,11 +196,11 @@ def test_the_flat_vector_is_every_tensor_in_order_and_in_c_order() -> None:
     assert parameter_count(SHAPES) == 12 + 3 + 1
 
 
-@pytest.mark.parametrize("bits", [8, 16])
-def test_rounding_is_unbiased(bits: Literal[8, 16]) -> None:
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_rounding_is_unbiased(bits: Bits) -> None:
     rng = np.random.default_rng(1)
     scale, repeats = 0.01, 4000
-    vector = rng.uniform(-1, 1, 50)
+    vector = rng.uniform(-1, 1, 50) * scale * min(largest_integer(bits), 100)
     total = np.zeros(50, np.int64)
     for _ in range(repeats):
         total += read_integers(quantize(vector, scale, bits, rng)[0], bits, 50)
@@ -208,11 +212,11 @@ def test_rounding_is_unbiased(bits: Literal[8, 16]) -> None:
 @given(
     st.lists(st.floats(-1.2, 1.2), min_size=1, max_size=40),
     st.floats(1e-4, 0.1),
-    st.sampled_from([8, 16]),
+    st.sampled_from([4, 8, 16]),
     st.integers(0, 1 << 30),
 )
 def test_rounding_errs_by_less_than_a_step_or_saturates(
-    values: list[float], scale: float, bits: Literal[8, 16], seed: int
+    values: list[float], scale: float, bits: Bits, seed: int
 ) -> None:
     vector = np.array(values)
     data, saturated = quantize(vector, scale, bits, np.random.default_rng(seed))
@@ -244,8 +248,62 @@ def test_integers_are_little_endian() -> None:
     assert data == b"\x02\x01\xfe\xff"
 
 
+def test_of_two_4_bit_integers_the_first_is_in_the_low_half() -> None:
+    data = bytes.fromhex("f1 79 07")
+    assert read_integers(data, 4, 5).tolist() == [1, -1, -7, 7, 7]
+    assert pack_integers(np.array([1, -1, -7, 7, 7]), 4) == data
+    vector = np.array([0.5, -0.5, -100.0, 3.5, 100.0])
+    assert quantize(vector, 0.5, 4, np.random.default_rng(0)) == (data, 2)
+
+
+@given(st.lists(st.integers(-7, 7), max_size=40))
+def test_4_bit_integers_come_back_as_they_were(values: list[int]) -> None:
+    data = pack_integers(np.array(values, np.int8), 4)
+    assert len(data) == update_bytes(4, len(values)) == (len(values) + 1) // 2
+    read = read_integers(data, 4, len(values))
+    assert read.dtype == np.int8
+    assert read.tolist() == values
+
+
+@given(st.binary(max_size=20), st.booleans())
+def test_any_bytes_are_4_bit_integers_or_refused(data: bytes, odd: bool) -> None:
+    count = max(2 * len(data) - odd, 0)
+    halves = [half for byte in data for half in (byte & 15, byte >> 4)]
+    is_valid = 8 not in halves[:count] and not any(halves[count:])
+    try:
+        read = read_integers(data, 4, count)
+    except MalformedError:
+        assert not is_valid
+    else:
+        assert is_valid
+        assert pack_integers(read, 4) == data
+
+
+@pytest.mark.parametrize(
+    ("data", "count", "reason"),
+    [
+        (b"\x08", 2, "is -8"),
+        (b"\x80", 2, "is -8"),
+        (b"\x80", 1, "must be zero"),
+        (b"\x11\x11", 3, "must be zero"),
+        (b"\x11", 3, "has 2 bytes, not 1"),
+        (b"\x11\x11", 2, "has 1 bytes, not 2"),
+        (b"\x00", 0, "has 0 bytes, not 1"),
+    ],
+)
+def test_4_bit_bytes_that_nobody_sends_are_refused(data: bytes, count: int, reason: str) -> None:
+    with pytest.raises(MalformedError, match=reason):
+        read_integers(data, 4, count)
+
+
+@pytest.mark.parametrize(("bits", "value"), [(4, 8), (4, -8), (8, -128), (8, 128), (16, -32768)])
+def test_an_integer_that_does_not_fit_is_not_packed(bits: Bits, value: int) -> None:
+    with pytest.raises(OverflowError, match=f"does not fit {bits} bits"):
+        pack_integers(np.array([0, value]), bits)
+
+
 @pytest.mark.parametrize(("size", "bits"), [(4, 8), (6, 8), (5, 16), (11, 16)])
-def test_an_update_of_another_size_is_refused(size: int, bits: Literal[8, 16]) -> None:
+def test_an_update_of_another_size_is_refused(size: int, bits: Bits) -> None:
     with pytest.raises(MalformedError, match=f"not {size}"):
         read_integers(bytes(size), bits, 5)
 

@@ -1,0 +1,127 @@
+"""Making one client update of what was trained: delta, clip, integers, signed header, outbox.
+
+    trained - base ─► minus what is remembered (calibration) ─► clip ─► integers ─► header ─► outbox
+                      or plus what was left out (error feedback) ─► largest ones ──┘
+
+Under calibration the agent remembers h, of which the coordinator knows the mean over all agents;
+it sends the difference, and h moves towards it only when the update was folded
+(`coordinator/strategies/calibrated.py`).  Under error feedback it remembers what it did not send
+(`agent/feedback.py`).  Both live in the outbox file, in the transaction of the update: neither can
+be without the other.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from agent.adoption import Adopted
+from agent.config import Identity
+from agent.feedback import Residual, make_sparse, nothing, read_residual
+from agent.model import shared_of
+from agent.outbox import Memory, Outbox, UpdateId
+from agent.tombstones import seal_update
+from wire.chunks import CHUNK_BYTES, describe
+from wire.codec import Counter
+from wire.errors import MalformedError
+from wire.messages import UpdateHeader
+from wire.sparse import encode_sparse
+from wire.tensors import Params, clip, flatten, pack_integers, round_to_steps
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The result of one local training."""
+
+    params: Params
+    examples: int
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What an update is made of, before it has an id."""
+
+    content: bytes
+    saturated: int
+    kept: int
+    memory: Memory
+
+
+def make_update(
+    adopted: Adopted,
+    trained: Trained,
+    identity: Identity,
+    outbox: Outbox,
+    counter: Counter,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> UpdateId:
+    """Make the update durable; return its id.
+
+    Raises:
+      DiskError: the update was not made.
+    """
+    head, policy = adopted.head, adopted.head.policy
+    made = _made(adopted, trained, outbox)
+
+    def build(incarnation: str, sequence: int) -> tuple[bytes, bytes]:
+        header = UpdateHeader(
+            agent=identity.agent,
+            incarnation=incarnation,
+            sequence=sequence,
+            lineage=head.lineage,
+            base_version=head.train.version,
+            base_digest=head.train.content.digest,
+            examples=trained.examples,
+            weight=min(trained.examples, policy.weight_cap),
+            scale=policy.scale,
+            bits=policy.bits,
+            kept=made.kept,
+            saturated=made.saturated,
+            content=describe(made.content, chunk_bytes),
+        )
+        return seal_update(header, identity, counter), made.content
+
+    return outbox.add(head.lineage, head.train.version, build, made.memory)
+
+
+def _made(adopted: Adopted, trained: Trained, outbox: Outbox) -> _Made:
+    policy, manifest = adopted.head.policy, adopted.model.manifest
+    delta = flatten(shared_of(manifest, trained.params)).astype(np.float64)
+    delta -= flatten(shared_of(manifest, adopted.train))
+    rng = np.random.default_rng()
+    if policy.kept_share < 1:
+        left = _remembered("residual", adopted, outbox, len(delta))
+        sparse = make_sparse(delta, left, policy, rng)
+        kept = int(np.count_nonzero(sparse.integers))
+        memory = Memory(residual=sparse.residual.to_bytes())
+        return _Made(encode_sparse(sparse.integers, policy.bits), sparse.saturated, kept, memory)
+    known = nothing(len(delta), b"", 0)
+    if policy.calibration > 0:
+        known = _remembered("calibration", adopted, outbox, len(delta))
+        delta -= known.vector
+    clipped = clip(delta, policy.clip_norm)
+    integers, saturated = round_to_steps(clipped, policy.scale, policy.bits, rng)
+    memory = Memory()
+    if policy.calibration > 0:
+        moved = policy.calibration * policy.scale * integers.astype(np.float64)
+        vector = (known.vector + moved).astype(np.float32)
+        memory = Memory(calibration=Residual(vector, known.bundle, known.lineage).to_bytes())
+    return _Made(pack_integers(integers, policy.bits), saturated, 0, memory)
+
+
+def _remembered(
+    name: Literal["residual", "calibration"], adopted: Adopted, outbox: Outbox, parameters: int
+) -> Residual:
+    """What earlier updates of this bundle and lineage left, or nothing."""
+    bundle, lineage = adopted.head.bundle.digest, adopted.head.lineage
+    stored = outbox.remembered(name)
+    if stored is None:
+        return nothing(parameters, bundle, lineage)
+    try:
+        return read_residual(stored, parameters).fitting(bundle, lineage)
+    except MalformedError as error:  # of another model, or rotten
+        logger.warning("what earlier updates left is forgotten: %s", error)
+        return nothing(parameters, bundle, lineage)

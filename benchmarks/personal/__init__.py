@@ -1,0 +1,1 @@
+"""Personal models, measured: every site is better off for taking part."""

@@ -1,0 +1,1 @@
+"""What an update costs in bytes, and what it loses by costing less."""

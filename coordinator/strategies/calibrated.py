@@ -1,0 +1,44 @@
+"""Calibrated buffered aggregation: absent agents count with what they sent before.
+
+CA2FL (Wang et al., "Tackling the Data Heterogeneity in Asynchronous Federated Learning with Cached
+Update Calibration", ICLR 2024, algorithm 1) at calibration beta = 1, and between it and FedBuff
+below, in the manner of FedStale (Rodio and Neglia, "FedStale: leveraging Stale Client Updates in
+Federated Learning", arXiv:2405.04171).
+
+The papers keep one vector for each client at the server.  Here an agent remembers its own, h, and
+sends d = delta - h; once told that d was folded it moves  h <- h + beta d.  The server needs only
+the mean of all h:
+
+    v = hbar + sum(w d) / sum(w)              the pseudo-gradient
+    hbar <- hbar + beta sum(w d) / sum over all agents of w
+
+With beta = 1, h is the agent's last delta and v is CA2FL's; with beta = 0 it is FedBuff.  One
+vector at the server, and d adds like any update, so masks and integers work as before.  hbar is
+exact only if no update is in doubt, so an agent makes the next one after the outcome of the last
+(`wire.messages.Policy.calibration`); and weights are not damped by staleness, which is what the
+calibration is for.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.aggregate import Buffer
+from coordinator.strategies.fedbuff import fedbuff
+from coordinator.strategies.strategy import Offer, Rejected, Step, Strategy, Vector
+from wire.messages import Policy
+
+
+def calibrated(goal: int, deadline_s: float, policy: Policy) -> Strategy:
+    """Asynchronous, buffered, with what absent agents sent before."""
+
+    def admit(offer: Offer, _buffer: Buffer, _current: int) -> int | Rejected:
+        return offer.weight
+
+    def blend(step: Step) -> tuple[Vector, NDArray[np.float64]]:
+        remembered = step.memory[0]
+        weight = sum(member.weight for member in step.members)
+        share = weight / max(step.population, weight)
+        moved = remembered + policy.calibration * share * step.mean
+        return remembered + step.mean, moved[np.newaxis]
+
+    return Strategy(admit, fedbuff(goal, deadline_s, policy).is_ready, blend, memory=1)

@@ -1,0 +1,110 @@
+"""How a simulated federation aggregates: the coordinator's own tables, from its own file.
+
+Tables of `coordinator.toml` that are about files, brokers, judging and pages have nothing to say
+here: they may be there and are not looked at.  A table or key that the coordinator does not know is
+refused.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from coordinator.aggregation import Rules
+from coordinator.config import CoordinatorSettings, PolicyTable
+from coordinator.robust import RobustSettings
+from coordinator.robust import problem_with as problem_with_robust
+from coordinator.selection import SelectionSettings
+from coordinator.server_optimizer import ServerOptimizerSettings, make_server_optimizer
+from coordinator.strategies.choice import StrategySettings, make_strategy
+from coordinator.strategies.own import StrategyError
+from shopfloor.simulate.network import Recipe
+from wire.settings import Settings, read_settings, settings_error
+from wire.sparse import problem_with as problem_with_sparse
+
+_LEARNING_RATE = 0.1
+"""Of the simulated task, unless the policy trains by "sgd" and so gives one for it."""
+
+
+class Tables(Settings, frozen=True, kw_only=True):
+    """The five tables that a simulation takes from a coordinator's file.
+
+    The defaults differ from the coordinator's where they are about the task: clip_norm and scale
+    fit the simulated network (its deltas have a norm of 1 to 1.4, all but one number in a
+    thousand within 0.13), and agents are granted slots, as in a large federation.
+    """
+
+    strategy: StrategySettings = StrategySettings()
+    server_optimizer: ServerOptimizerSettings = ServerOptimizerSettings()
+    robust: RobustSettings = RobustSettings()
+    selection: SelectionSettings = SelectionSettings()
+    policy: PolicyTable = PolicyTable(
+        epochs=2,
+        batch_size=16,
+        optimizer="sgd",
+        learning_rate=_LEARNING_RATE,
+        clip_norm=2.0,
+        scale=0.0025,
+        admission="granted",
+        offline_training=False,
+    )
+
+    def rules(self) -> Rules:
+        """What the coordinator would make of these tables; any number of sites may make a sum."""
+        return Rules(
+            strategy=make_strategy(self.strategy, self.policy),
+            robust=self.robust,
+            optimizer=make_server_optimizer(self.server_optimizer),
+            clip_norm=self.policy.clip_norm,
+        )
+
+    def recipe(self) -> Recipe:
+        """How the simulated agents train."""
+        policy = self.policy
+        rate = policy.learning_rate if policy.optimizer == "sgd" else _LEARNING_RATE
+        return Recipe(policy.epochs, policy.batch_size, rate)
+
+
+_TAKEN = tuple(field.name for field in msgspec.structs.fields(Tables))
+_File = msgspec.defstruct(
+    "_File",
+    [
+        (field.name, field.type if field.name in _TAKEN else object, None)
+        for field in msgspec.structs.fields(CoordinatorSettings)
+    ],
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+)
+
+
+def read_tables(path: Path) -> Tables:
+    """Take the five tables out of a coordinator's file; a table that is missing has its defaults.
+
+    Raises:
+      SettingsError: names file, line and key of what is wrong.
+    """
+    file = read_settings(path, _File)
+    found = {name: getattr(file, name) for name in _TAKEN if getattr(file, name) is not None}
+    tables = Tables(**found)
+    for key, reason in contradictions(tables):
+        raise settings_error(path, key, reason)
+    return tables
+
+
+def contradictions(tables: Tables) -> list[tuple[str, str]]:
+    """What the tables say against each other: key and words."""
+    found = []
+    try:
+        tables.rules()
+    except StrategyError as error:
+        found.append(("strategy.function", str(error)))
+    problem = problem_with_robust(tables.robust, tables.strategy.members, 1)
+    if problem:
+        found.append(("robust.buckets", problem))
+    problem = problem_with_sparse(tables.policy)
+    if problem:
+        found.append(("policy.kept_share", problem))
+    if (tables.strategy.name == "calibrated") != (tables.policy.calibration > 0):
+        reason = 'calibration above 0 and strategy "calibrated" go together'
+        found.append(("policy.calibration", reason))
+    return found
