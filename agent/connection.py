@@ -20,11 +20,11 @@ from agent.adoption import Adoption
 from agent.config import Identity
 from agent.delivery import Delivery, Schedule
 from agent.fetch import Fetch
-from agent.history import History
-from agent.judge import judge
 from agent.learner import Operator
 from agent.outbox import Outbox
+from agent.reporting import Reporting
 from agent.status import Status
+from agent.turn import Turn
 from wire.codec import Counter, ReplayGuard, open_envelope, parse_body, seal
 from wire.errors import (
     LinkDownError,
@@ -34,7 +34,17 @@ from wire.errors import (
     WireError,
     one_line,
 )
-from wire.messages import AgentState, Command, CoordinatorState, Receipts, Report
+from wire.messages import (
+    TERMINAL,
+    AgentState,
+    Command,
+    CoordinatorState,
+    Grant,
+    Readiness,
+    Receipt,
+    Receipts,
+    Report,
+)
 from wire.mqtt import BrokerSettings, Link, Received, Will, connect, reason_of
 from wire.reconnecting import Reconnecting
 from wire.trust import COORDINATOR
@@ -54,7 +64,8 @@ class Connection:
     broker: BrokerSettings
     identity: Identity
     outbox: Outbox
-    history: History
+    reporting: Reporting
+    turn: Turn
     adoption: Adoption
     operator: Operator
     status: Status
@@ -88,7 +99,7 @@ class Connection:
             if self.is_stopping:
                 return
             self.status.link, self.status.coordinator = "down", "unknown"
-            self._live.clear()
+            self._set_live(is_live=False)
             await asyncio.sleep(waits.wait_s(time.monotonic() - self._up_s))
 
     async def _connected(self) -> None:
@@ -112,6 +123,7 @@ class Connection:
             tasks.create_task(self._keep_announced(link, counter), name="keep announced")
             tasks.create_task(self._fetch.run(link, tasks), name="fetch")
             tasks.create_task(self._report(link, counter), name="report")
+            tasks.create_task(self._ask(link, counter), name="ask")
             tasks.create_task(self._delivery.run(link, counter), name="deliver")
             tasks.create_task(self._leave_when_renewed(), name="renewed")
 
@@ -141,7 +153,7 @@ class Connection:
         )
         return self._seal(state, counter)
 
-    def _seal(self, message: AgentState | Report, counter: Counter) -> bytes:
+    def _seal(self, message: AgentState | Report | Readiness, counter: Counter) -> bytes:
         return seal(
             message,
             federation=self.identity.trust.federation,
@@ -193,6 +205,10 @@ class Connection:
             reason = f"inbox message signed by {opened.signer!r}"
             raise MalformedError(reason)
         opened.verify(self.identity.trust.federation, self.identity.trust.coordinator)
+        if opened.kind == "grant":
+            self._guard.accept(opened.counter, "grant")
+            self.turn.on_grant(parse_body(opened, Grant))
+            return
         if opened.kind == "command":
             command = parse_body(opened, Command)
             self._guard.accept(opened.counter, "command")
@@ -205,6 +221,7 @@ class Connection:
         now_s = asyncio.get_running_loop().time()
         for receipt in receipts.items:
             self.schedule.received(receipt, now_s)
+            self._settle_turn(receipt, now_s)
             if receipt.status == "refused":
                 reason = one_line(receipt.reason)
                 logger.warning("update %d refused: %s", receipt.sequence, reason)
@@ -218,15 +235,27 @@ class Connection:
                 reason = f"the coordinator knows {receipts.highest} updates of it and this card "
                 self._begin_again(f"{reason}{made}")
 
+    def _settle_turn(self, receipt: Receipt, now_s: float) -> None:
+        """Learn how long updates take to arrive."""
+        if receipt.status == "committed" or receipt.status in TERMINAL:
+            is_committed = receipt.status in ("committed", "folded")
+            update = (receipt.incarnation, receipt.sequence)
+            self.turn.on_settled(update, now_s, is_committed=is_committed)
+
     def _on_coordinator(self, payload: bytes) -> None:
         opened = open_envelope(payload, "coordinator-state")
         opened.verify(self.identity.trust.federation, self.identity.trust.coordinator)
         state = parse_body(opened, CoordinatorState)
         self.status.coordinator = state.status
-        if state.status == "online":
+        self._set_live(is_live=state.status == "online")
+
+    def _set_live(self, *, is_live: bool) -> None:
+        """Note whether there is a coordinator to deliver to and to ask."""
+        if is_live:
             self._live.set()
         else:
             self._live.clear()
+        self.turn.on_link(is_up=is_live, now_s=asyncio.get_running_loop().time())
 
     def _on_own_state(self, payload: bytes) -> None:
         """Look at what the broker retains about this agent.
@@ -250,19 +279,27 @@ class Connection:
             self._overwritten.set()
 
     async def _report(self, link: Link, counter: Counter) -> None:
-        """Judge every newly adopted head, once a connection."""
-        reported = 0
+        """Say what is new about this site, and on every connection everything once."""
+        self.reporting.begin()
         while True:
-            adopted = self.adoption.current
-            if adopted is not None and adopted.head.sequence != reported and self._live.is_set():
-                reported = adopted.head.sequence
-                report = judge(adopted, self.history.read(held_out=True))
-                if report is not None:
-                    topic = self._topics.report(self._agent)
-                    await link.publish(topic, self._seal(report, counter))
+            await self._live.wait()
+            report = self.reporting.next_report(asyncio.get_running_loop().time())
+            if report is not None:
+                topic = self._topics.report(self._agent)
+                await link.publish(topic, self._seal(report, counter))
+            await asyncio.sleep(_JUDGE_S)
+
+    async def _ask(self, link: Link, counter: Counter) -> None:
+        """Ask to train when the learner wants to, and the policy wants that."""
+        while True:
+            await self._live.wait()
+            asked = self.turn.next_ask(asyncio.get_running_loop().time())
+            if asked is not None:
+                await link.publish(self._topics.ask(self._agent), self._seal(asked, counter))
             await asyncio.sleep(_JUDGE_S)
 
 
 def _kind_of(payload: bytes) -> str:
-    """Inbox messages are receipts or commands: peek at the kind, which the signature covers."""
-    return "command" if b"command" in payload[:24] else "receipts"
+    """What an inbox message is: peek at the kind, which the signature covers."""
+    start = payload[:24]
+    return next((kind for kind in ("command", "grant") if kind.encode() in start), "receipts")

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from agent.adoption import Adopted, Adoption
+from agent.asking import Decision
 from agent.config import Identity
 from agent.history import History
+from agent.learning.losses import Loss
 from agent.learning.plan import TrainingPlan
 from agent.learning.train import TrainingResult
 from agent.learning.worker import TrainingFailed, TrainingProcess, TrainingProcessDied
@@ -25,6 +27,7 @@ from agent.making import Trained, make_update
 from agent.outbox import Outbox, UpdateId
 from agent.status import Status
 from agent.tombstones import bury_doomed
+from agent.turn import Turn
 from agent.unfinished import Job, TrainingRows, Unfinished
 from wire.chunks import CHUNK_BYTES
 from wire.codec import Counter
@@ -71,12 +74,19 @@ def reason_to_wait(adopted: Adopted | None, rows: int, made: int, operator: Oper
     return ""
 
 
-def plan_for(policy: Policy, agent: str, version: int) -> TrainingPlan:
+def plan_for(policy: Policy, agent: str, version: int, loss: Loss) -> TrainingPlan:
     """The head's policy as a training plan; the seed differs for every agent and version.
+
+    Args:
+      policy: the head's.
+      agent: whose training it is.
+      version: what it starts from.
+      loss: of the bundle; `positive_weight` means something for two classes only.
 
     Raises:
       PolicyError: the policy can not be followed, such as a learning rate of 0.
     """
+    is_weighted = policy.positive_weight != 1 and loss is Loss.BINARY_CROSS_ENTROPY
     seed = int.from_bytes(hashlib.sha256(f"{agent}/{version}".encode()).digest()[:4], "big")
     try:
         return TrainingPlan(
@@ -84,7 +94,7 @@ def plan_for(policy: Policy, agent: str, version: int) -> TrainingPlan:
             batch_size=policy.batch_size,
             optimizer=policy.optimizer,
             learning_rate=policy.learning_rate,
-            class_weights=() if policy.positive_weight == 1 else (1.0, policy.positive_weight),
+            class_weights=(1.0, policy.positive_weight) if is_weighted else (),
             proximal=policy.proximal,
             average_tail=policy.average_tail,
             seed=seed,
@@ -108,20 +118,49 @@ class Learner:
     pause_s: float
     made: asyncio.Event
     unfinished: Unfinished
+    turn: Turn
     checkpoint_s: float = 30.0
     chunk_bytes: int = CHUNK_BYTES
 
     async def run(self) -> None:
         """Train whenever the head and the rows allow it, until cancelled."""
         while True:
+            reason = self._reason_to_wait(self.adoption.current)
+            if not reason:
+                self._standardise()
             adopted = self.adoption.current
-            reason = self._reason_to_wait(adopted)
+            decision = Decision("wait")
+            if not reason and adopted is not None:
+                reason, decision = self._ask(adopted)
             self.status.learning = reason or "training"
             if reason or adopted is None:
                 await self._wait_for_news()
                 continue
-            await self._train(adopted)
+            self.turn.begin()
+            await self._train(adopted, decision)
             await asyncio.sleep(self.pause_s)
+
+    def _standardise(self) -> None:
+        """Bring a model that is standardised by this site's own rows up to date with them."""
+        adopted = self.adoption.current
+        if adopted is not None and adopted.model.manifest.standardise == "local":
+            self.adoption.set_moments(adopted.moments(self.history.read(held_out=False)))
+
+    def _ask(self, adopted: Adopted) -> tuple[str, Decision]:
+        """Whether it is this agent's turn: why not, or the decision to train under."""
+        if adopted.unready:
+            return adopted.unready, Decision("wait")
+        head = adopted.head
+        decision = self.turn.decide(head.policy, asyncio.get_running_loop().time())
+        if decision.action == "train":
+            return "", decision
+        self.turn.wish(
+            head.train.version,
+            self.history.training_rows(),
+            head.bundle.digest,
+            lambda: adopted.examples(self.history.read(held_out=False)).inputs,
+        )
+        return decision.reason or "asking to train", decision
 
     def _reason_to_wait(self, adopted: Adopted | None) -> str:
         made = 0
@@ -133,6 +172,10 @@ class Learner:
         reason = reason_to_wait(adopted, self.history.training_rows(), made, self.operator)
         if not reason and self.outbox.is_full:
             return "waiting for the link: dropped updates alone fill the outbox"
+        if not reason and adopted is not None and adopted.head.policy.calibration > 0:
+            waiting = self.outbox.open_updates()
+            if waiting:
+                return f"waiting for the outcome of update {waiting[0]}"
         return reason
 
     async def _wait_for_news(self) -> None:
@@ -141,7 +184,7 @@ class Learner:
             async with asyncio.timeout(1.0):
                 await self.adoption.changed.wait()
 
-    async def _train(self, adopted: Adopted) -> None:
+    async def _train(self, adopted: Adopted, decision: Decision) -> None:
         version = adopted.head.train.version
         try:
             job = self._job(adopted)
@@ -156,6 +199,9 @@ class Learner:
             return
         trained = Trained(result.params, rows)
         made = await self._make_durable(adopted, trained)
+        self.adoption.keep_local(adopted, result.params)
+        now_s, loss = asyncio.get_running_loop().time(), result.loss_first_epoch
+        self.turn.made(decision, (made.incarnation, made.sequence), loss, now_s)
         self.unfinished.discard()
         self.status.base_version = version
         logger.info(
@@ -194,7 +240,7 @@ class Learner:
             base_digest=head.train.content.digest,
             incarnation=self.outbox.incarnation,
             sequence=self.outbox.produced + 1,
-            plan=plan_for(head.policy, self.identity.agent, head.train.version),
+            plan=plan_for(head.policy, self.identity.agent, head.train.version, adopted.model.loss),
         )
 
     async def _resume_or_begin(self, adopted: Adopted, job: Job) -> tuple[TrainingResult, int]:

@@ -58,6 +58,8 @@ MAX_BYTES: Final = 8 << 20
 _FORMAT: Final = 1
 _LEVEL_MEMORY: Final = 0.9
 """Of the common curve: ten versions.  Measured in six settings: .8 and .95 are within .005 AUC."""
+_LEAST_BEHIND: Final = 6.0
+"""Of the level: the first nine versions, on the steepest part of the curve, only set it."""
 _FAR: Final = 5.0
 """Mean absolute deviations from the level to which an improvement is cut: its most in a version."""
 _MOST_ROWS: Final = 4.0
@@ -287,7 +289,7 @@ def from_bytes(data: bytes, settings: ContributionSettings) -> Accounting:
         raise TooLargeError(f"contribution sums of {len(data)} bytes; at most {MAX_BYTES}")
     try:
         stored = msgspec.msgpack.decode(data, type=_Stored)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise MalformedError(f"contribution sums: {error}") from error
     count = len(stored.sites)
     if stored.format != _FORMAT:
@@ -369,11 +371,10 @@ def _folded(sums: Accounting, observation: Observation, x: Values) -> Accounting
     mean, rows, spread, behind = sums.level.tolist()
     weight = off = 0.0
     dx = np.zeros_like(x)
-    if behind > 0:
+    if behind >= _LEAST_BEHIND:
         # The level itself is a mean of `behind` versions, so the difference varies by more.
         weight = behind / (behind + 1) * min(observation.rows / rows, 1.0)
-        dx, off = x - sums.level_shares, observation.improvement - mean
-        off = math.copysign(_cut(abs(off), spread), off)
+        dx, off = x - sums.level_shares, _cut(observation.improvement - mean, spread)
     is_in = x > 0
     return replace(
         sums,
@@ -391,11 +392,12 @@ def _folded(sums: Accounting, observation: Observation, x: Values) -> Accounting
 def _leveled(sums: Accounting, observation: Observation, x: Values) -> Accounting:
     """The observation goes into the recent means."""
     mean, rows, spread, behind = sums.level.tolist()
+    off = observation.improvement - mean
     if behind > 0:  # as many differences as versions before this one
-        off = _cut(abs(observation.improvement - mean), spread)
-        spread += (off - spread) / behind
+        off = _cut(off, spread)
+        spread += (abs(off) - spread) / behind
     behind = _LEVEL_MEMORY * behind + 1.0
-    mean += (observation.improvement - mean) / behind
+    mean += off / behind
     rows += (observation.rows - rows) / behind
     level_shares = sums.level_shares + (x - sums.level_shares) / behind
     level = np.array([mean, rows, spread, behind])
@@ -467,7 +469,7 @@ def _check(observation: Observation, newest: int) -> None:
 
 def _cut(off: float, spread: float) -> float:
     """A distance from the level, at most a few times what is usual, once something is."""
-    return min(off, _FAR * spread) if spread > 0 else off
+    return min(max(off, -_FAR * spread), _FAR * spread) if spread > 0 else off
 
 
 def _mean_losses(reports: Mapping[str, Evaluation]) -> dict[str, tuple[float, int]]:

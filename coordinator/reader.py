@@ -21,6 +21,14 @@ from typing import Any, Final
 import msgspec
 
 from coordinator.config import CoordinatorSettings, resolve
+from coordinator.gate import GateSettings
+from coordinator.read_quality import (
+    read_choices,
+    read_decisions,
+    read_quality,
+    read_sites,
+    read_versions,
+)
 from coordinator.store import Saved
 from coordinator.view import (
     WINDOW_S,
@@ -28,19 +36,9 @@ from coordinator.view import (
     Agent,
     Alarm,
     Buffer,
-    Choice,
-    Contribution,
-    Decision,
-    Point,
     Presence,
-    Quality,
-    Served,
-    Site,
-    Sums,
     Updates,
     View,
-    abandoned,
-    pooled,
     presence,
 )
 from wire.bundle import read_bundle
@@ -49,12 +47,7 @@ from wire.settings import settings_error
 from wire.signing import parse_public_key
 from wire.trust import read_charter
 
-VERSIONS: Final = 400
-"""Newest versions on the chart, and HISTORY of them behind each site's small line."""
-HISTORY: Final = 60
-SITES: Final = 200
 AGENTS: Final = 300
-DECISIONS: Final = 100
 ALARMS: Final = 50
 RECENT: Final = 500
 """Updates behind the histogram of staleness and the reasons."""
@@ -91,7 +84,7 @@ def read_about(path: Path, settings: CoordinatorSettings) -> About:
         bundle=bundle.manifest.name,
         revision=bundle.manifest.revision,
         strategy=strategy.name,
-        goal=strategy.clients if strategy.name == "fedavg" else strategy.goal,
+        goal=strategy.members,
         k_min=trust.charter.k_min,
     )
 
@@ -99,8 +92,15 @@ def read_about(path: Path, settings: CoordinatorSettings) -> About:
 class Reader:
     """One database file, read again only when it changed; threads may share it."""
 
-    def __init__(self, path: Path, about: About, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        about: About,
+        gate: GateSettings | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._path, self._about, self._clock = path, about, clock
+        self._gate = gate or GateSettings()
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
         self._seen: tuple[int, int] | None = None
@@ -145,7 +145,7 @@ class Reader:
             fresh = self._view is not None and now - self._view.read_at < MAX_AGE_S
             if self._view is None or not fresh or self._seen != (file, changes):
                 self._number += 1
-                self._view = _read(db, self._about, self._number, now)
+                self._view = _read(db, self._about, self._gate, self._number, now)
                 self._seen = (file, changes)
         return self._view
 
@@ -186,16 +186,17 @@ def _snapshot(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
             db.execute("COMMIT")
 
 
-def _read(db: sqlite3.Connection, about: About, number: int, now: float) -> View:
+def _read(
+    db: sqlite3.Connection, about: About, gate: GateSettings, number: int, now: float
+) -> View:
     started = time.perf_counter()
     is_cohort_only = about.k_min > 1
     control = db.execute("SELECT boot, training, duplicates FROM control").fetchone()
     state = db.execute("SELECT body FROM state").fetchone()
     saved = msgspec.msgpack.decode(state["body"], type=Saved) if state else None
-    versions = _versions(db)
+    versions = read_versions(db)
     newest = versions[-1] if versions else None
-    quality = _quality(db, about, saved, versions, now)
-    choices = _choices(db)
+    quality = read_quality(db, about, gate, saved, versions, now)
     agents = _agents(db, now)
     return View(
         number=number,
@@ -212,18 +213,19 @@ def _read(db: sqlite3.Connection, about: About, number: int, now: float) -> View
         candidate=saved.candidate.version if saved and saved.candidate else None,
         quality=quality,
         is_cohort_only=is_cohort_only,
-        sites=() if is_cohort_only else _sites(db, quality, choices),
+        sites=() if is_cohort_only else read_sites(db, quality, saved),
         site_count=_number(db, "SELECT count(DISTINCT site) FROM agents"),
-        choices=_counted_choices(db, about.k_min),
+        choices=read_choices(db, about.k_min),
         buffer=_buffer(db, about),
         updates=_updates(db, control["duplicates"]),
         agents=agents,
         agent_count=_number(db, "SELECT count(*) FROM agents"),
         statuses=_counts(db, "SELECT status, count(*) FROM agents GROUP BY status"),
-        decisions=_decisions(db, versions),
+        decisions=read_decisions(db, versions, quality.served),
         verdicts=_counts(db, "SELECT verdict, count(*) FROM decisions GROUP BY verdict"),
         alarms=_alarms(db, is_cohort_only=is_cohort_only),
         alarm_counts=_counts(db, "SELECT kind, sum(number) FROM alarms GROUP BY kind"),
+        servable=_servable(db, saved),
         read_s=time.perf_counter() - started,
     )
 
@@ -236,163 +238,13 @@ def _counts(db: sqlite3.Connection, query: str) -> dict[str, int]:
     return {str(key): int(number) for key, number in db.execute(query)}
 
 
-# Versions, quality, decisions
-
-
-def _versions(db: sqlite3.Connection) -> list[sqlite3.Row]:
+def _servable(db: sqlite3.Connection, saved: Saved | None) -> tuple[int, ...]:
+    """Earlier served versions whose weights are still here."""
     rows = db.execute(
-        "SELECT version, lineage, members, made_at FROM versions ORDER BY version DESC LIMIT ?",
-        (VERSIONS,),
+        "SELECT version, max(number) FROM served WHERE digest IN (SELECT digest FROM contents)"
+        " GROUP BY version ORDER BY 2 DESC"
     ).fetchall()
-    return rows[::-1]
-
-
-def _version_at(versions: list[sqlite3.Row], at: float) -> int:
-    """The newest version at a moment; 0 before the first that is known."""
-    made = [int(row["version"]) for row in versions if row["made_at"] <= at]
-    return made[-1] if made else 0
-
-
-def _quality(
-    db: sqlite3.Connection,
-    about: About,
-    saved: Saved | None,
-    versions: list[sqlite3.Row],
-    now: float,
-) -> Quality:
-    newest = saved.version if saved else 0
-    first = max(0, newest - VERSIONS + 1)
-    row = db.execute("SELECT metric FROM quality ORDER BY version DESC LIMIT 1").fetchone()
-    metric = str(row["metric"]) if row else ""
-    rows = db.execute(
-        "SELECT version, model, count(DISTINCT site) AS sites, sum(rows) AS n,"
-        " sum(value * rows) AS w, sum(value * value * rows) AS s FROM quality"
-        " WHERE version >= ? AND metric = ? AND value IS NOT NULL"
-        " GROUP BY version, model HAVING count(DISTINCT site) >= ? ORDER BY version, model",
-        (first, metric, about.k_min),
-    )
-    points = [
-        Point(row["version"], row["model"], value, row["sites"], row["n"])
-        for row in rows
-        if (value := pooled(metric, Sums(row["n"], row["w"], row["s"]))) is not None
-    ]
-    served = _served(db, versions)
-    made = [(row["version"], row["lineage"], row["made_at"]) for row in versions]
-    spans = abandoned(made, served, saved.lineage if saved else 0, now)
-    return Quality(metric, tuple(points), spans, served, first)
-
-
-def _served(db: sqlite3.Connection, versions: list[sqlite3.Row]) -> tuple[Served, ...]:
-    rows = db.execute(
-        "SELECT number, version, lineage, at FROM served ORDER BY number DESC LIMIT ?", (DECISIONS,)
-    ).fetchall()
-    return tuple(
-        Served(
-            row["number"],
-            row["version"],
-            row["lineage"],
-            _version_at(versions, row["at"]),
-            row["at"],
-        )
-        for row in reversed(rows)
-    )
-
-
-def _decisions(db: sqlite3.Connection, versions: list[sqlite3.Row]) -> tuple[Decision, ...]:
-    rows = db.execute(
-        "SELECT number, version, lineage, verdict, reason, at FROM decisions"
-        " ORDER BY number DESC LIMIT ?",
-        (DECISIONS,),
-    )
-    return tuple(
-        Decision(
-            number=row["number"],
-            version=row["version"],
-            lineage=row["lineage"],
-            verdict=row["verdict"],
-            reason=row["reason"],
-            at=row["at"],
-            at_version=_version_at(versions, row["at"]),
-        )
-        for row in rows
-    )
-
-
-# Sites
-
-
-def _sites(
-    db: sqlite3.Connection, quality: Quality, choices: Mapping[str, list[Choice]]
-) -> tuple[Site, ...]:
-    known = db.execute("SELECT DISTINCT site FROM agents ORDER BY site LIMIT ?", (SITES,))
-    names = [str(site) for (site,) in known]
-    rows = db.execute(
-        "SELECT site, model, version, sum(rows) AS n, sum(value * rows) AS w,"
-        " sum(value * value * rows) AS s FROM quality WHERE metric = ? AND value IS NOT NULL"
-        " AND site <= ? GROUP BY site, model, version ORDER BY version",
-        (quality.metric, names[-1] if names else ""),
-    )
-    lines: dict[tuple[str, str], list[tuple[int, float]]] = {}
-    counted: dict[str, int] = {}
-    for row in rows:
-        value = pooled(quality.metric, Sums(row["n"], row["w"], row["s"]))
-        if value is not None:
-            lines.setdefault((row["site"], row["model"]), []).append((row["version"], value))
-            counted[row["site"]] = row["n"]
-    given = _contributions(db)
-    return tuple(_site(name, lines, counted, choices, given) for name in names)
-
-
-def _site(
-    name: str,
-    lines: Mapping[tuple[str, str], list[tuple[int, float]]],
-    counted: Mapping[str, int],
-    choices: Mapping[str, list[Choice]],
-    given: Mapping[str, Contribution],
-) -> Site:
-    figures = {model: line[-1][1] for (site, model), line in lines.items() if site == name}
-    served = lines.get((name, "chosen")) or lines.get((name, "serve")) or []
-    return Site(
-        site=name,
-        rows=counted.get(name, 0),
-        figures=figures,
-        train_history=tuple(lines.get((name, "train"), [])[-HISTORY:]),
-        serve_history=tuple(served[-HISTORY:]),
-        choices=tuple(choices.get(name, ())),
-        contribution=given.get(name),
-    )
-
-
-def _contributions(db: sqlite3.Connection) -> dict[str, Contribution]:
-    rows = db.execute("SELECT site, value, error, versions, as_of FROM contributions")
-    return {row["site"]: Contribution(*row) for row in rows}
-
-
-def _choices(db: sqlite3.Connection) -> dict[str, list[Choice]]:
-    """Choices by site."""
-    rows = db.execute(
-        "SELECT site, agent, model, normalisation, reason FROM choices JOIN agents USING (agent)"
-        " ORDER BY site, agent LIMIT ?",
-        (AGENTS,),
-    )
-    found: dict[str, list[Choice]] = {}
-    for site, *choice in rows:
-        found.setdefault(site, []).append(Choice(*choice))
-    return found
-
-
-def _counted_choices(db: sqlite3.Connection, k_min: int) -> tuple[tuple[str, str, int], ...]:
-    """Agents by what they serve; nothing where any of the groups has fewer sites than `k_min`.
-
-    Nothing at all, because the groups add up to the agents: one left out could be worked out.
-    """
-    rows = db.execute(
-        "SELECT model, normalisation, count(*), count(DISTINCT site) FROM choices"
-        " JOIN agents USING (agent) GROUP BY model, normalisation ORDER BY 3 DESC, 1, 2"
-    ).fetchall()
-    if any(row[3] < k_min for row in rows):
-        return ()
-    return tuple((row[0], row[1], row[2]) for row in rows)
+    return tuple(row[0] for row in rows if saved and row[0] != saved.serve.version)
 
 
 # Updates

@@ -166,15 +166,19 @@ def choose(
     able = may_train(candidates, settings) & _below_cap(candidates, settings, recent)
     drawn: Rows = rng.permutation(np.flatnonzero(able))
     slots = max(0, min(slots, len(drawn)))
-    by_lot = int(rng.binomial(slots, settings.random_share))
+    by_lot = slots if slots == len(drawn) else int(rng.binomial(slots, settings.random_share))
     lucky, others = drawn[:by_lot], drawn[by_lot:]
-    merit = scores(candidates, able, settings)[others]
-    ranked = others[np.argsort(-merit)]  # in whatever order equal ones are now, it is by lot
-    rest = slots - by_lot
-    sites = {*held, *(candidates.sites[row] for row in lucky)}
-    first = _of_further_sites(ranked, candidates.sites, sites, min(rest, k_min - len(sites)))
-    then = ranked[~np.isin(ranked, first)]
-    return [candidates.agents[row] for row in (*lucky, *first, *then[: rest - len(first)])]
+    taken = {*held, *(candidates.sites[row] for row in lucky)}
+    rows = [*lucky]
+    if slots > by_lot:
+        merit = scores(candidates, able, settings)[others]
+        ranked = others[np.argsort(-merit)]  # in whatever order equal ones are now, it is by lot
+        missing = min(slots - by_lot, k_min - len(taken))
+        rows += _of_further_sites(ranked, candidates.sites, taken, missing)
+        is_taken = np.zeros(len(able), dtype=np.bool_)
+        is_taken[rows] = True
+        rows += [*ranked[~is_taken[ranked]][: slots - len(rows)]]
+    return [candidates.agents[row] for row in rows]
 
 
 def may_train(candidates: Candidates, settings: SelectionSettings) -> Mask:
@@ -212,9 +216,9 @@ def loss_quantiles(loss: Vector, cap: float) -> Vector:
     that mean something else: it counts as one that is not known.
     """
     earned = np.minimum(quantiles(loss), cap)
-    known = loss[~np.isnan(loss)]
+    known = np.sort(loss[~np.isnan(loss)])
     if len(known) >= _FENCE_MIN:
-        first, third = np.quantile(known, (0.25, 0.75))
+        first, third = known[len(known) // 4], known[len(known) * 3 // 4]
         earned[loss > third + _FENCE * (third - first)] = min(_UNKNOWN, cap)
     return earned
 

@@ -14,6 +14,7 @@ from coordinator.words import (
     OUTCOMES,
     ago,
     count,
+    digits_for,
     direction,
     figure,
     headline,
@@ -23,6 +24,7 @@ from coordinator.words import (
     served_by,
     several,
     signed,
+    verdict,
 )
 from wire.errors import one_line
 
@@ -117,7 +119,7 @@ def _quality(view: View, ink: _Ink) -> list[str]:
             last = points[-1]
             line = _spark([point.value for point in points][-24:])
             at = f"version {last.version}, {several(last.sites, 'site')}"
-            lines.append(f"  {model:<10} {figure(last.value):>7}  {line:<24}  {at}")
+            lines.append(f"  {model:<10} {figure(quality.metric, last.value):>7}  {line:<24}  {at}")
     return lines
 
 
@@ -141,20 +143,21 @@ def _sites(view: View, ink: _Ink) -> list[str]:
     if not view.sites:
         return []
     head = ("site", "train", "served", "own", "rows", "contribution", "serves")
-    rows = [_site(site) for site in view.sites[:_ROWS]]
+    most = max(
+        (abs(site.contribution.value) for site in view.sites if site.contribution), default=0
+    )
+    rows = [_site(site, digits_for(most)) for site in view.sites[:_ROWS]]
     title = f"Sites, {metric_name(view.quality.metric)} on rows of their own"
     return [ink.title(title), *_table(head, rows, "<>>>>><", ink), *_more(view.site_count)]
 
 
-def _site(site: Site) -> tuple[str, ...]:
+def _site(site: Site, digits: int) -> tuple[str, ...]:
     given = site.contribution
     return (
         _clean(site.site),
-        figure(site.figures.get("train")),
-        figure(site.figures.get("serve")),
-        figure(site.figures.get("chosen")),
+        *(figure(site.metric, site.figures.get(model)) for model in ("train", "serve", "chosen")),
         count(site.rows),
-        f"{signed(given.value)} ± {given.error:.3f}" if given else NONE,
+        f"{signed(given.value, digits)} ± {given.error:.{digits}f}" if given else NONE,
         _clean(served_by(site.choices)),
     )
 
@@ -208,16 +211,10 @@ def _decisions(view: View, ink: _Ink) -> list[str]:
     if not view.decisions:
         return []
     rows = [
-        (
-            f"{item.version}",
-            _clean(item.verdict),
-            ago(item.at, view.read_at),
-            _clean(item.reason, 60),
-        )
+        (_clean(verdict(item), 48), ago(item.at, view.read_at), _clean(item.reason, 60))
         for item in view.decisions[:8]
     ]
-    head = ("version", "verdict", "when", "reason")
-    return [ink.title("Decisions"), *_table(head, rows, "><<<", ink)]
+    return [ink.title("Decisions"), *_table(("what", "when", "why"), rows, "<<<", ink)]
 
 
 def _alarms(view: View, ink: _Ink) -> list[str]:

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from wire.figures import LOWER_IS_BETTER
+
 WINDOW_S: Final = 3600.0
 """What "the last hour" is."""
 _SHORTEST_GAP: Final = 1 / 360
 """Of the window: shorter breaks of a link are not drawn, so that 180 stretches are the most."""
-LOWER_IS_BETTER: Final = frozenset({"rmse", "mae", "loss", "error"})
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ class Decision:
     """What the gate or a person decided.
 
     Attributes:
+      version: the candidate, or the first version of the new lineage that the decision began.
       at_version: newest version of `train` at that moment.
+      served: version that was served from then on; None where it is not known any more.
     """
 
     number: int
@@ -87,6 +90,12 @@ class Decision:
     reason: str
     at: float
     at_version: int
+    served: int | None
+
+    @property
+    def is_turning_back(self) -> bool:
+        """Whether it began a new lineage from what was served before."""
+        return self.verdict in ("abandoned", "rolled back")
 
 
 @dataclass(frozen=True)
@@ -140,11 +149,14 @@ class Site:
     """One site's newest figures, and how they came about.
 
     Attributes:
-      figures: newest value of each model (`train`, `candidate`, `serve`, `chosen`).
-      history: (version, value) of `train`, and of what it serves, oldest first.
+      metric: of its figures: mean loss where it has too few rows for a figure of the federation's.
+      figures: of the newest version (`train`), of what is served (`serve`), of what it scores with
+        itself (`chosen`); what is not known is left out.
+      train_history, serve_history: (version, value), oldest first; what it scores with in steps.
     """
 
     site: str
+    metric: str
     rows: int
     figures: dict[str, float]
     train_history: tuple[tuple[int, float], ...]
@@ -236,6 +248,7 @@ class View:
       choices: how many agents serve which model, (model, normalisation, agents).
       agents, sites: the first of them by name; `agent_count`, `site_count` say how many there are.
       statuses: number of agents by status.
+      servable: versions that were served before and are kept for a rollback, newest first.
     """
 
     number: int
@@ -265,12 +278,7 @@ class View:
     verdicts: dict[str, int]
     alarms: tuple[Alarm, ...]
     alarm_counts: dict[str, int]
-
-    @property
-    def servable(self) -> tuple[int, ...]:
-        """Versions that were served before and could be again, newest first."""
-        earlier = {served.version for served in self.quality.served} - {self.serve}
-        return tuple(sorted(earlier, reverse=True))
+    servable: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -283,11 +291,11 @@ class Sums:
 
 
 def pooled(metric: str, sums: Sums) -> float | None:
-    """One figure for several sites; None where it is not a number.
+    """One figure of several sites' figures; None where it is not a number.
 
-    The root of a mean of squares pools exactly.  Everything else is the mean over sites, weighted
-    by held-out rows: areas under curves do not add, and the counts that do are not kept for each
-    version (the gate itself judges by them).
+    The mean over sites, weighted by held-out rows; of RMSE the root of the mean of squares.  Exact
+    for these, loss, MAE and accuracy.  Areas under curves do not add: theirs is used only where the
+    counts of all sites, which do add, are gone.
     """
     if sums.rows <= 0:
         return None

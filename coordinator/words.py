@@ -1,17 +1,12 @@
 """Figures in words, the same on the page and at the terminal."""
 
+import math
 from typing import Final
 
-from coordinator.view import Choice, Quality, View
+from coordinator.view import Choice, Decision, Quality, View
+from wire.figures import RELATIVE, WORDS
 
-_METRICS: Final = {
-    "pr_auc": "PR-AUC",
-    "roc_auc": "ROC-AUC",
-    "f1": "F1",
-    "macro_f1": "macro F1",
-    "rmse": "RMSE",
-    "mae": "MAE",
-}
+_METRICS: Final = {str(metric): words for metric, words in WORDS.items()}
 _MODELS: Final = {
     "global": "global",
     "fine_tuned": "fine-tuned",
@@ -24,7 +19,7 @@ NONE: Final = "-"
 
 def metric_name(metric: str) -> str:
     """What people call a metric."""
-    return _METRICS.get(metric, metric.replace("_", " ") or "quality")
+    return _METRICS.get(metric, metric.replace("_", " ")) or "quality"
 
 
 def model_name(model: str, normalisation: str = "shared") -> str:
@@ -38,18 +33,21 @@ def outcome_name(status: str) -> str:
     return "waiting" if status == "committed" else status
 
 
-def figure(value: float | None) -> str:
-    """A quality figure in three digits after the point, fewer when it is large."""
+def figure(metric: str, value: float | None) -> str:
+    """A quality figure: three digits after the point, or four in all for one with a unit."""
     if value is None:
         return NONE
-    size = abs(value)
-    digits = 3 if size < 10 else 2 if size < 100 else 1
-    return f"{value:,.{digits}f}"
+    return f"{value:.4g}" if metric in RELATIVE else f"{value:.3f}"
 
 
-def signed(value: float) -> str:
+def signed(value: float, digits: int = 3) -> str:
     """A difference with its sign, with a true minus."""
-    return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def digits_for(most: float) -> int:
+    """Digits after the point that show figures up to `most` with two that mean something."""
+    return 3 if most <= 0 else min(max(1 - math.floor(math.log10(most)), 0), 9)
 
 
 def count(number: int) -> str:
@@ -101,9 +99,23 @@ def headline(view: View) -> str:
     if view.version is None:
         return "Nothing has been published yet."
     point = view.quality.newest("serve", view.serve)
-    quality = f", {metric_name(view.quality.metric)} {figure(point.value)}" if point else ""
+    quality = (
+        f", {metric_name(view.quality.metric)} {figure(view.quality.metric, point.value)}"
+        if point
+        else ""
+    )
     training = "training goes on" if view.training == "open" else "training is closed"
     return f"Version {view.serve} is served{quality}; {training} at version {view.version}."
+
+
+def verdict(decision: Decision) -> str:
+    """What was decided, in words."""
+    if not decision.is_turning_back:
+        return f"v{decision.version} {decision.verdict}"
+    back = "" if decision.served is None else f" to v{decision.served}"
+    if decision.verdict == "abandoned":
+        return f"lineage {decision.lineage} abandoned, back{back}"
+    return f"rolled back{back}"
 
 
 def direction(quality: Quality) -> str:

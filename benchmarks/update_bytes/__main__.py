@@ -73,7 +73,7 @@ def main() -> int:
     options = _arguments()
     scale = Scale(options.seeds, versions=400, large_versions=150, budget_versions=100)
     if options.reduced:
-        scale = Scale(seeds=1, versions=60, large_versions=20, budget_versions=20)
+        scale = Scale(seeds=1, versions=40, large_versions=20, budget_versions=12)
     value = _print_sizes()
     lost = _compare(TABLE_MODEL, METHODS, scale, scale.versions)
     lost_large = _compare(LARGE_MODEL, (FLOAT32, INT8), scale, scale.large_versions, budget=False)
@@ -121,7 +121,7 @@ def _compare(
     per_update = bytes_per_parameter(INT8, network.parameters) * network.parameters
     bound = per_update * 10 * scale.budget_versions if budget else 0.0
     print(
-        f"\n{network.parameters:,} parameters, {scale.seeds} seeds; accuracy (%) after "
+        f"\n{network.parameters:,} parameters, seeds: {scale.seeds}; accuracy (%) after "
         f"{versions} versions" + (f", and with {bound / 1e6:.2f} MB of uplink" if bound else "")
     )
     columns = f"{'':<22}{'B/update':>10}{'B/param':>9}{'accuracy':>10}{'lost':>7}{'+-':>6}"

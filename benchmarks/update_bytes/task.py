@@ -137,6 +137,6 @@ class Network:
         slope *= self.learning_rate / len(y)
         for (weight, bias), before in zip(reversed(layers), reversed(inputs), strict=True):
             below = (slope @ weight.T) * (before > 0)
-            weight -= before.T @ slope
-            bias -= slope.sum(axis=0)
+            np.subtract(weight, before.T @ slope, out=weight)
+            np.subtract(bias, slope.sum(axis=0), out=bias)
             slope = below

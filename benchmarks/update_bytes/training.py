@@ -24,7 +24,7 @@ from benchmarks.update_bytes.methods import (
     received,
 )
 from benchmarks.update_bytes.task import CLIENTS, Network, Task, Vector
-from coordinator.aggregation import Model, Rules, advance, begin, take
+from coordinator.aggregation import Model, Rules, advance, begin, is_ready, take
 from coordinator.average import add_version
 from coordinator.robust import RobustSettings
 from coordinator.server_optimizer import ServerOptimizerSettings, make_server_optimizer
@@ -37,7 +37,6 @@ CONCURRENCY = 50
 """Clients that train at a time: an update is five versions old in the mean."""
 AVERAGE_DECAY = 2.0
 """The coordinator's default: what is served covers about the last third of the versions."""
-CHECK_EVERY = 5
 
 
 @dataclass(frozen=True)
@@ -60,16 +59,14 @@ class Run:
     """A training that is over.
 
     Attributes:
-      points: every `CHECK_EVERY` versions, and the last one.
+      points: the start, and one for each version.
       updates: that were sent.
       saturated: share of all sent parameters that did not fit.
-      versions: the last two versions' weights, float32 (P,).
     """
 
     points: tuple[Point, ...]
     updates: int
     saturated: float
-    versions: tuple[Vector, Vector]
 
     def at_version(self, version: int) -> float:
         """Accuracy after so many versions, or after the last one before."""
@@ -125,8 +122,8 @@ class Folding:
     """The coordinator's half: a model, and the float32 sum that stands in for it."""
 
     def __init__(self, method: Method, start: Vector, server_rate: float) -> None:
-        self.policy = method.policy
-        policy = self.policy or Policy(clip_norm=CLIP_NORM)
+        self._policy = method.policy
+        policy = method.policy or Policy(clip_norm=CLIP_NORM)
         self._rules = Rules(
             strategy=make_strategy(StrategySettings(name="fedbuff", goal=GOAL), policy),
             robust=RobustSettings(),
@@ -138,20 +135,26 @@ class Folding:
 
     def fold(self, sent: Sent, offer: Offer) -> bool:
         """Take an update; return whether it made a version."""
-        if self.policy is None:
-            self._floats.append((offer.weight, np.frombuffer(sent.content, "<f4").astype(float)))
-            if len(self._floats) < GOAL:
-                return False
-            self._step_by_floats()
-            return True
-        delta = received(self.policy, sent, len(self.model.params))
-        after = take(self._rules, self.model, offer, delta, self.policy.scale)
-        if isinstance(after, Rejected):
-            raise RuntimeError(f"an honest update was refused: {after.reason}")
-        self.model = after
-        if not self._rules.strategy.is_ready(after.buffer, 0.0):
+        if self._policy is None:
+            return self._fold_floats(sent, offer)
+        delta = received(self._policy, sent, len(self.model.params))
+        match take(self._rules, self.model, offer, delta, self._policy.scale):
+            case Rejected(reason):
+                raise RuntimeError(f"an honest update was refused: {reason}")
+            case after:
+                self.model = after
+        if not is_ready(self._rules, self.model, age_s=0.0):
             return False
-        self.model = advance(self._rules, after, self.policy.scale)
+        self.model = advance(self._rules, self.model, self._policy.scale)
+        return True
+
+    def _fold_floats(self, sent: Sent, offer: Offer) -> bool:
+        weight = self._rules.strategy.admit(offer, self.model.buffer, self.model.version)
+        if not isinstance(weight, Rejected):
+            self._floats.append((weight, np.frombuffer(sent.content, "<f4").astype(np.float64)))
+        if len(self._floats) < GOAL:
+            return False
+        self._step_by_floats()
         return True
 
     def _step_by_floats(self) -> None:
@@ -186,27 +189,22 @@ def run(
     for _ in range(CONCURRENCY):
         clock.start(0.0, 0, start)
     points: list[Point] = [Point(0, 0, network.accuracy(start, task.test))]
-    average, before = start.astype(np.float64), start
+    average = start.astype(np.float64)
     uplink_bytes = saturated = number = 0
     for number, (sent, offer) in enumerate(_updates(task, network, senders, folding, clock, seed)):
         uplink_bytes += bytes_on_the_wire(
             method, sent, int(offer.agent), number, offer.base_version
         )
         saturated += sent.saturated
-        newest = folding.model.params
         if not folding.fold(sent, offer):
             continue
-        version, before = folding.model.version, newest
+        version = folding.model.version
         average = add_version(average, folding.model.params, version, AVERAGE_DECAY)
-        is_over = version >= versions and uplink_bytes >= budget
-        if is_over or version % CHECK_EVERY == 0 or version == versions:
-            points.append(Point(version, uplink_bytes, network.accuracy(average, task.test)))
-        if is_over:
+        points.append(Point(version, uplink_bytes, network.accuracy(average, task.test)))
+        if version >= versions and uplink_bytes >= budget:
             break
     sent_parameters = (number + 1) * network.parameters * method.kept_share
-    return Run(
-        tuple(points), number + 1, saturated / sent_parameters, (before, folding.model.params)
-    )
+    return Run(tuple(points), number + 1, saturated / sent_parameters)
 
 
 def _updates(

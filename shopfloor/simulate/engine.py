@@ -170,9 +170,7 @@ class Simulation:
         if self._drops_late:
             self._drop_late()
         version = self._federation.version
-        for agent in self._admission.begin(
-            self._agents, self._links.is_up, version, self._now_s
-        ):
+        for agent in self._admission.begin(self._agents, self._links.is_up, version, self._now_s):
             self._begin(agent)
             self._counts.downlinks += 1
             self._agents.state[agent] = State.FETCHING

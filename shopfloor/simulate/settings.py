@@ -5,6 +5,7 @@ here: they may be there and are not looked at.  A table or key that the coordina
 refused.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,7 @@ from coordinator.robust import RobustSettings
 from coordinator.robust import problem_with as problem_with_robust
 from coordinator.selection import SelectionSettings
 from coordinator.server_optimizer import ServerOptimizerSettings, make_server_optimizer
-from coordinator.strategies.choice import StrategySettings, make_strategy
+from coordinator.strategies.choice import StrategyName, StrategySettings, make_strategy
 from coordinator.strategies.own import StrategyError
 from shopfloor.simulate.network import Recipe
 from wire.settings import Settings, read_settings, settings_error
@@ -77,8 +78,12 @@ _File = msgspec.defstruct(
 )
 
 
-def read_tables(path: Path) -> Tables:
+def read_tables(path: Path, strategy: StrategyName | None = None) -> Tables:
     """Take the five tables out of a coordinator's file; a table that is missing has its defaults.
+
+    Args:
+      path: the file; paths and secrets that it names are not looked at.
+      strategy: instead of the file's.
 
     Raises:
       SettingsError: names file, line and key of what is wrong.
@@ -86,25 +91,28 @@ def read_tables(path: Path) -> Tables:
     file = read_settings(path, _File)
     found = {name: getattr(file, name) for name in _TAKEN if getattr(file, name) is not None}
     tables = Tables(**found)
+    if strategy is not None:
+        chosen = msgspec.structs.replace(tables.strategy, name=strategy)
+        tables = msgspec.structs.replace(tables, strategy=chosen)
     for key, reason in contradictions(tables):
         raise settings_error(path, key, reason)
     return tables
 
 
-def contradictions(tables: Tables) -> list[tuple[str, str]]:
+def contradictions(tables: Tables) -> Iterator[tuple[str, str]]:
     """What the tables say against each other: key and words."""
-    found = []
     try:
         tables.rules()
     except StrategyError as error:
-        found.append(("strategy.function", str(error)))
+        yield "strategy.function", str(error)
     problem = problem_with_robust(tables.robust, tables.strategy.members, 1)
     if problem:
-        found.append(("robust.buckets", problem))
+        yield "robust.buckets", problem
     problem = problem_with_sparse(tables.policy)
     if problem:
-        found.append(("policy.kept_share", problem))
-    if (tables.strategy.name == "calibrated") != (tables.policy.calibration > 0):
-        reason = 'calibration above 0 and strategy "calibrated" go together'
-        found.append(("policy.calibration", reason))
-    return found
+        yield "policy.kept_share", problem
+    is_calibrated = tables.strategy.name == "calibrated"
+    if is_calibrated != (tables.policy.calibration > 0):
+        yield "policy.calibration", 'calibration above 0 and strategy "calibrated" go together'
+    if is_calibrated and tables.policy.offline_training:
+        yield "policy.offline_training", "an agent under calibration waits for outcomes: say false"

@@ -140,7 +140,7 @@ def test_every_update_behind_the_last_version_of_a_batch_survives(tmp_path: Path
     store = Store(tmp_path / "coordinator.db")
     again = open_federation(store, "[strategy]\ngoal = 2\n")
     assert len(buffer_in(again).members) == 1
-    assert buffer_in(again).total.shape == (P,)
+    assert buffer_in(again).total.shape == (1, P)
     assert memory_of(again) == memory_of(federation)
     store.close()
 

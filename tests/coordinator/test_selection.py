@@ -74,6 +74,7 @@ def chosen_how_often(
 
 
 @given(CANDIDATES, SETTINGS, st.integers(-1, 30), st.data(), st.integers(0, 1 << 30))
+@settings(max_examples=60)
 def test_nobody_is_chosen_twice_or_above_a_cap_or_a_limit_and_no_slot_stays_empty(
     candidates: list[Candidate],
     setting: SelectionSettings,
@@ -98,6 +99,7 @@ def test_nobody_is_chosen_twice_or_above_a_cap_or_a_limit_and_no_slot_stays_empt
 
 
 @given(CANDIDATES, SETTINGS, st.integers(0, 10), st.randoms(), st.integers(0, 1 << 30))
+@settings(max_examples=40)
 def test_the_order_of_candidates_does_not_matter(
     candidates: list[Candidate],
     setting: SelectionSettings,
@@ -112,7 +114,7 @@ def test_the_order_of_candidates_does_not_matter(
 
 
 @given(CANDIDATES, SETTINGS)
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_scores_are_shares_whatever_the_agents_claim(
     candidates: list[Candidate], setting: SelectionSettings
 ) -> None:
@@ -122,7 +124,7 @@ def test_scores_are_shares_whatever_the_agents_claim(
 
 
 @given(CANDIDATES, st.integers(-9, 9), st.integers(-9, 9))
-@settings(max_examples=50)
+@settings(max_examples=30)
 def test_the_units_of_loss_and_link_do_not_matter(
     candidates: list[Candidate], loss_power: int, link_power: int
 ) -> None:

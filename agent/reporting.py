@@ -1,0 +1,83 @@
+"""What this site reports about itself, and when: judgements, its choice, its statistics.
+
+A report is idempotent and replaced by the next one, so it needs no outbox: everything is said once
+on each connection, and again when something about it is new.
+"""
+
+from dataclasses import dataclass
+
+import msgspec
+
+from agent.adoption import Adopted, Adoption
+from agent.history import History
+from agent.judge import judge
+from agent.personal import Personal
+from agent.statistics import statistics_of
+from wire.messages import Choice, Report, Statistics
+
+AGAIN_S = 600.0
+"""Held-out rows grow while the head stays: drift is seen within twice this."""
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What a report was about; another one is due when it changes."""
+
+    head: int
+    choice: bytes
+    has_statistics: bool
+
+
+@dataclass
+class Reporting:
+    """Decides what is new since the last report of a connection."""
+
+    adoption: Adoption
+    history: History
+    personal: Personal
+    _told: _Subject | None = None
+    _told_s: float = 0.0
+
+    def begin(self) -> None:
+        """A new connection: everything is new."""
+        self._told = None
+
+    def next_report(self, now_s: float) -> Report | None:
+        """The report that is due now, if one is; costs nothing while nothing is new.
+
+        Args:
+          now_s: monotonic time.
+        """
+        adopted = self.adoption.current
+        if adopted is None:
+            return None
+        choice = self.personal.choice()
+        subject = _Subject(
+            adopted.head.sequence,
+            b"" if choice is None else choice.evaluation.digest,
+            self._has_statistics(adopted),
+        )
+        if subject == self._told and now_s - self._told_s < AGAIN_S:
+            return None
+        self._told, self._told_s = subject, now_s
+        return self._report(adopted, choice, self._statistics(adopted, subject))
+
+    def _report(
+        self, adopted: Adopted, choice: Choice | None, statistics: Statistics | None
+    ) -> Report | None:
+        judged = judge(adopted, self.history.read(held_out=True))
+        if judged is None and choice is None and statistics is None:
+            return None
+        report = judged or Report(head=adopted.head.sequence)
+        return msgspec.structs.replace(report, choice=choice, statistics=statistics)
+
+    def _has_statistics(self, adopted: Adopted) -> bool:
+        """Whether all sites' statistics are wanted, and there are rows enough to add ours."""
+        wants = adopted.model.manifest.standardise == "federated"
+        is_missing = wants and adopted.head.statistics is None
+        return is_missing and self.history.training_rows() >= adopted.head.policy.min_rows
+
+    def _statistics(self, adopted: Adopted, subject: _Subject) -> Statistics | None:
+        if not subject.has_statistics:
+            return None
+        return statistics_of(adopted, self.history.read(held_out=False))
