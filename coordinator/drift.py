@@ -10,8 +10,9 @@ what is real but small (`least_fall`, `least_shift`).
 
 What is compared, and its sampling error:
 
-- two classes: ROC-AUC, by Hanley and McNeil ("The meaning and use of the area under a ROC curve",
-  Radiology 143, 1982, equation 1).  Not PR-AUC: it moves with the share of failures alone.
+- two classes: ROC-AUC, by DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988), which the bins
+  give exactly.  Not PR-AUC: it moves with the share of failures alone.  Not the older formula of
+  Hanley and McNeil: with 60 failures among 660 rows its error was 35 % too large (measured).
 - more classes: accuracy, as two proportions with a pooled share.
 - numbers, reconstruction: mean absolute error, which for reconstruction is the mean loss.  The sums
   give its variance exactly; that of RMSE would need fourth powers.
@@ -169,22 +170,27 @@ def _is_enough(tally: Tally) -> bool:
 
 def _ranking_fall(first: Tally, newest: Tally) -> _Change:
     before, now = figure("roc_auc", first) or 0.0, figure("roc_auc", newest) or 0.0
-    sizes = [(each.failures, each.rows - each.failures) for each in (first, newest)]
-    # Both from one area, as if nothing had changed: a perfect ranking would have no error at all.
-    weight = sizes[0][0] / (sizes[0][0] + sizes[1][0])
-    area = weight * before + (1 - weight) * now
-    error = math.sqrt(sum(hanley_mcneil(area, *size) for size in sizes))
+    error = math.sqrt(ranking_variance(first) + ranking_variance(newest))
     said = f"ROC-AUC fell from {before:.3f} to {now:.3f}"
     return _Change(before - now, _ratio(before - now, error), said)
 
 
-def hanley_mcneil(area: float, positives: int, negatives: int) -> float:
-    """Variance of an area under the ROC curve (Hanley and McNeil 1982, equation 1)."""
-    two_positives, two_negatives = area / (2 - area), 2 * area**2 / (1 + area)
-    spread = area * (1 - area)
-    spread += (positives - 1) * (two_positives - area**2)
-    spread += (negatives - 1) * (two_negatives - area**2)
-    return spread / (positives * negatives)
+def ranking_variance(tally: Tally) -> float:
+    """Variance of a tally's ROC-AUC from sample to sample (DeLong et al. 1988, equation 5).
+
+    Each positive row has a share of the negative ones below it, each negative row a share of the
+    positive ones above it, ties half; the areas of other samples differ as these shares do.
+    """
+    variance = 0.0
+    for ranked, others in (
+        (tally.positives, tally.negatives),
+        (tally.negatives[::-1], tally.positives[::-1]),
+    ):
+        rows, total = int(ranked.sum()), int(others.sum())
+        shares = (np.cumsum(others) - others / 2) / total
+        mean = float(ranked @ shares) / rows
+        variance += float(ranked @ np.square(shares - mean)) / (rows - 1) / rows
+    return variance
 
 
 def _accuracy_fall(first: Tally, newest: Tally) -> _Change:

@@ -8,7 +8,7 @@ Every function reads within the caller's transaction.
 """
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -175,29 +175,24 @@ def _served_at(served: tuple[Served, ...], at: float) -> int | None:
 
 
 def read_sites(db: sqlite3.Connection, quality: Quality, saved: Saved | None) -> tuple[Site, ...]:
-    """The first sites by name, each with its own figures; not to be shown where k_min is above 1."""
+    """The first sites by name, each with figures of its own: not for where `k_min` is above 1."""
     known = db.execute("SELECT DISTINCT site FROM agents ORDER BY site LIMIT ?", (SITES,))
     names = [str(site) for (site,) in known]
     own = _lines(db, quality.metric, "value", quality, names)
     losses = _lines(db, "loss", "loss", quality, names)
     choices, given = _choices_by_site(db), _contributions(db)
-    serve = saved.serve.version if saved else 0
     sites: list[Site] = []
     for name in names:
         # Too few rows, or failures, for a figure of its own: its mean loss still says something.
-        metric, lines = (quality.metric, own) if (name, "train") in own else ("loss", losses)
-        mine = {model: line for (site, model), line in lines.items() if site == name}
-        newest = mine.get("train", [])[-1:]
-        figures = {"train": value for _, value in newest}
-        for model in ("serve", "chosen"):
-            figures |= {model: value for version, value in mine.get(model, []) if version == serve}
+        has_figure = "train" in own.get(name, {})
+        lines = (own if has_figure else losses).get(name, {})
         site = Site(
             site=name,
-            metric=metric,
+            metric=quality.metric if has_figure else "loss",
             rows=_rows(db, name),
-            figures=figures,
-            train_history=tuple(mine.get("train", [])[-HISTORY:]),
-            serve_history=_in_steps(mine.get("chosen") or mine.get("serve") or [], quality, saved),
+            figures=_newest_figures(lines, saved),
+            train_history=tuple(lines.get("train", [])[-HISTORY:]),
+            serve_history=_in_steps(lines.get("chosen", lines.get("serve", [])), quality, saved),
             choices=tuple(choices.get(name, ())),
             contribution=given.get(name),
         )
@@ -205,10 +200,22 @@ def read_sites(db: sqlite3.Connection, quality: Quality, saved: Saved | None) ->
     return tuple(sites)
 
 
+def _newest_figures(lines: Mapping[str, Line], saved: Saved | None) -> dict[str, float]:
+    """Of the newest version, and of what is served now, which may be an older one again."""
+    wanted = {"train": None, "serve": saved.serve.version if saved else 0}
+    wanted["chosen"] = wanted["serve"]
+    found: dict[str, float] = {}
+    for model, version in wanted.items():
+        values = [value for at, value in lines.get(model, []) if version in (None, at)]
+        if values:
+            found[model] = values[-1]
+    return found
+
+
 def _lines(
     db: sqlite3.Connection, metric: str, column: str, quality: Quality, names: list[str]
-) -> dict[tuple[str, str], Line]:
-    """Figures over versions by site and model; agents of a site are pooled."""
+) -> dict[str, dict[str, Line]]:
+    """Figures over versions by site, then model; agents of a site are pooled."""
     rows = db.execute(
         f"SELECT site, model, version, sum(rows) AS n, sum({column} * rows),"  # noqa: S608
         f" sum({column} * {column} * rows) FROM quality WHERE {column} IS NOT NULL"
@@ -216,11 +223,11 @@ def _lines(
         " GROUP BY site, model, version HAVING n > 0 ORDER BY version",
         (quality.first_version, metric, metric, names[-1] if names else ""),
     )
-    lines: dict[tuple[str, str], Line] = {}
+    lines: dict[str, dict[str, Line]] = {}
     for site, model, version, number, weighted, squared in rows:
         value = pooled(metric, Sums(number, weighted, squared))
         if value is not None:
-            lines.setdefault((site, model), []).append((version, value))
+            lines.setdefault(site, {}).setdefault(model, []).append((version, value))
     return lines
 
 

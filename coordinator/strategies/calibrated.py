@@ -7,13 +7,13 @@ Federated Learning", arXiv:2405.04171).
 
 The papers keep one vector for each client at the server.  Here an agent remembers its own, h, and
 sends d = delta - h; once told that d was folded it moves  h <- h + beta d.  The server needs only
-the mean of all h:
+H, the weighted sum of all h, and N, the sum of all agents' weights:
 
-    v = hbar + sum(w d) / sum(w)              the pseudo-gradient
-    hbar <- hbar + beta sum(w d) / sum over all agents of w
+    v = H / N + sum(w d) / sum(w)             the pseudo-gradient
+    H <- H + beta sum(w d)
 
 With beta = 1, h is the agent's last delta and v is CA2FL's; with beta = 0 it is FedBuff.  One
-vector at the server, and d adds like any update, so masks and integers work as before.  hbar is
+vector at the server, and d adds like any update, so masks and integers work as before.  H is
 exact only if no update is in doubt, so an agent makes the next one after the outcome of the last
 (`wire.messages.Policy.calibration`); and weights are not damped by staleness, which is what the
 calibration is for.
@@ -37,8 +37,8 @@ def calibrated(goal: int, deadline_s: float, policy: Policy) -> Strategy:
     def blend(step: Step) -> tuple[Vector, NDArray[np.float64]]:
         remembered = step.memory[0]
         weight = sum(member.weight for member in step.members)
-        share = weight / max(step.population, weight)
-        moved = remembered + policy.calibration * share * step.mean
-        return remembered + step.mean, moved[np.newaxis]
+        gradient = remembered / max(step.population, weight) + step.mean
+        moved = remembered + policy.calibration * weight * step.mean
+        return gradient, moved[np.newaxis]
 
     return Strategy(admit, fedbuff(goal, deadline_s, policy).is_ready, blend, memory=1)

@@ -3,9 +3,9 @@
 Xie, Koyejo and Gupta, "Asynchronous Federated Optimization", arXiv:1903.03934, algorithm 1 and
 section 5.2:  x <- (1 - a) x + a x_client, with a = mixing x s(staleness).  The client's model is
 its base version plus its delta, so the bases within the staleness cap are kept (on disk, one is
-read at a time); an older one counts as the newest, which leaves the delta and drops the pull towards a
-model that nobody has any more.  s is `constant` 1, `polynomial` (1 + staleness)**-exponent, or
-`hinge`: 1 up to `bend`, then 1 / (slope (staleness - bend) + 1).
+read at a time); an older one counts as the newest, which leaves the delta and drops the pull
+towards a model that nobody has any more.  s is `constant` 1, `polynomial`
+(1 + staleness)**-exponent, or `hinge`: 1 up to `bend`, then 1 / (slope (staleness - bend) + 1).
 
 The server optimizer gets a x (x_client - x) as its pseudo-gradient; SGD at learning rate 1 is the
 paper's rule.  One update is one site's: the charter's k_min must be 1.

@@ -1,4 +1,4 @@
-"""Small drawings inside tables, as SVG text: they need no script and take their colors from classes.
+"""Small drawings inside tables, as SVG text: no script needed, colors come from classes.
 
 Invariant: only numbers that were computed here reach the text, so nothing has to be escaped.
 """
@@ -73,12 +73,12 @@ def whisker(value: float, error: float, most: float, width: int = 120, height: i
     x = middle + value * scale
     low, high = (max(1.0, min(width - 1.0, x + sign * 2 * error * scale)) for sign in (-1, 1))
     name = "plus" if value - 2 * error > 0 else "minus" if value + 2 * error < 0 else "even"
+    left, wide = min(x, middle), abs(x - middle)
+    end, other_end = (f"M{at:.1f} {half - 3}v6" for at in (low, high))
     parts = [
         f'<line class="zero" x1="{middle}" x2="{middle}" y1="0" y2="{height}"/>',
-        f'<rect class="{name}" x="{min(x, middle):.1f}" y="{half - 4}"'
-        f' width="{abs(x - middle):.1f}" height="8"/>',
-        f'<path class="error" d="M{low:.1f} {half}H{high:.1f}M{low:.1f} {half - 3}v6'
-        f'M{high:.1f} {half - 3}v6"/>',
+        f'<rect class="{name}" x="{left:.1f}" y="{half - 4}" width="{wide:.1f}" height="8"/>',
+        f'<path class="error" d="M{low:.1f} {half}H{high:.1f}{end}{other_end}"/>',
     ]
     return _svg("whisker", width, height, parts)
 

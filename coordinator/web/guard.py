@@ -1,4 +1,4 @@
-"""What surrounds every answer: headers that keep a browser strict, and a check of who was asked for.
+"""Around every answer: headers that keep a browser strict, and a check of who was asked for.
 
 The headers forbid scripts and styles that are not files of ours, framing, and sniffing
 (OWASP Secure Headers Project).  A request whose `Host` is a name that we were not told about is
@@ -60,10 +60,8 @@ class Guard:
     def is_known(self, host: str) -> bool:
         """Whether a `Host` header names this page; the port does not matter."""
         name = host.lower()
-        if name.startswith("["):
-            name = name[1:].partition("]")[0]
-        else:
-            name = name.partition(":")[0]
+        ends = "]" if name.startswith("[") else ":"
+        name = name.removeprefix("[").partition(ends)[0]
         try:
             ipaddress.ip_address(name)
         except ValueError:

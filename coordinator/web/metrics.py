@@ -115,7 +115,7 @@ def _quality(view: View) -> Iterator[str]:
     newest = [
         point
         for model in ("train", "candidate", "serve", "chosen")
-        if (point := quality.newest(model, view.serve if model == "serve" else None))
+        if (point := quality.newest(model, view.serve if model in ("serve", "chosen") else None))
     ]
     values: list[Sample] = [
         ({"model": point.model, "metric": quality.metric}, point.value) for point in newest

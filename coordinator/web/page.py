@@ -22,6 +22,7 @@ from coordinator.words import (
     OUTCOMES,
     ago,
     count,
+    digits_for,
     direction,
     figure,
     headline,
@@ -32,7 +33,9 @@ from coordinator.words import (
     served_by,
     several,
     signed,
+    verdict,
 )
+from wire.figures import RELATIVE
 
 _MARKS: Final = {
     "promoted": "✓",
@@ -154,10 +157,12 @@ def _tiles(view: View) -> str:
     served_at = quality.served[-1].at if quality.served else None
     point = quality.newest("serve", view.serve)
     of = metric_name(quality.metric)
-    served = f"{of} {figure(point.value)}" if point else "not judged yet"
+    served = f"{of} {figure(quality.metric, point.value)}" if point else "not judged yet"
     judged = quality.newest("candidate", view.candidate) if view.candidate is not None else None
     asked = (
-        f"{of} {figure(judged.value)}, {several(judged.sites, 'site')}" if judged else "no report"
+        f"{of} {figure(quality.metric, judged.value)}, {several(judged.sites, 'site')}"
+        if judged
+        else "no report"
     )
     online = view.statuses.get("online", 0)
     outcomes = view.updates.outcomes
@@ -174,8 +179,8 @@ def _tiles(view: View) -> str:
             f"training-{_e(view.training)}",
             f"Training {_e(view.training)}",
             f"v{view.version}",
-            f"lineage {view.lineage}<br>{several(view.version_members, 'update')},"
-            f" {_when(view.version_at, now)}",
+            f"lineage {view.lineage}<br>{several(view.version_members, 'update')}, "
+            + _when(view.version_at, now),
         ),
         ("", "Candidate", f"v{view.candidate}", f"being judged<br>{asked}")
         if view.candidate is not None
@@ -237,13 +242,18 @@ def chart_of(view: View) -> dict[str, Any]:
         for entry in quality.served
     ]
     marks = [
-        [decision.at_version, decision.version, decision.verdict, decision.reason]
+        [
+            decision.at_version,
+            decision.version,
+            decision.verdict,
+            decision.served if decision.is_turning_back else None,
+        ]
         for decision in reversed(view.decisions)
         if decision.at_version >= quality.first_version
     ]
     return {
         "metric": metric_name(quality.metric),
-        "lower": quality.is_lower_better,
+        "isRelative": quality.metric in RELATIVE,
         "first": quality.first_version,
         "last": view.version or 0,
         "lines": lines,
@@ -263,13 +273,13 @@ def _caption(view: View) -> str:
         ("candidate", "candidate"),
         ("promoted", "promoted"),
         ("gone", "abandoned lineage"),
-        ("back", "rolled back"),
+        ("back", "back to an earlier one"),
     )
     legend = "".join(f'<li class="{name}"><i></i>{text}</li>' for name, text in keys)
     return (
         f"<h2>{_e(metric_name(quality.metric))} over versions</h2>"
-        f'<p class="note">On held-out rows of the sites, {direction(quality)}; the mean over the'
-        f' sites that reported, by rows.</p><ul class="key">{legend}</ul>'
+        f'<p class="note">On held-out rows of all sites that reported, {direction(quality)}.</p>'
+        f'<ul class="key">{legend}</ul>'
     )
 
 
@@ -283,7 +293,7 @@ def _points(view: View) -> str:
         for model in ("train", "candidate", "serve", "chosen"):
             point = found.get((version, model))
             sites = f"<small>{several(point.sites, 'site')}</small>" if point else ""
-            cells.append(f"<td>{figure(point.value) if point else ''}{sites}</td>")
+            cells.append(f"<td>{figure(quality.metric, point.value) if point else ''}{sites}</td>")
         rows.append(_row(cells))
     names = ("version", "train", "candidate", "served", "sites' own choice")
     return _table([("", name) for name in names], rows)
@@ -297,14 +307,10 @@ def _decisions(view: View) -> str:
 
 
 def _decision(item: Decision, now: float) -> str:
-    name = item.verdict.replace(" ", "-")
-    known = name if item.verdict in _MARKS else "other"
-    verdict = f"v{item.version} {_e(item.verdict)}"
-    if item.verdict == "rolled back":
-        verdict = f"rolled back to v{item.version}"
+    known = item.verdict.replace(" ", "-") if item.verdict in _MARKS else "other"
     return (
         f'<li class="{known}"><i aria-hidden="true">{_MARKS.get(item.verdict, "·")}</i>'
-        f"<div><b>{verdict}</b> {_when(item.at, now)}<p>{_e(item.reason)}</p></div></li>"
+        f"<div><b>{_e(verdict(item))}</b> {_when(item.at, now)}<p>{_e(item.reason)}</p></div></li>"
     )
 
 
@@ -328,12 +334,14 @@ def _sites(view: View) -> str:
         ("minor", "held-out rows"),
         ("line", "contribution &plusmn; 2&sigma;"),
     ]
-    rows = (_site(site, most) for site in view.sites)
+    of_metric = view.quality.metric
+    rows = (_site(site, of_metric, most) for site in view.sites)
     more = view.site_count - len(view.sites)
     note = f'<p class="note">and {several(more, "more site")}</p>' if more > 0 else ""
     about = (
         "Each site judges on rows of its own and serves whichever model is best on them."
-        " Contribution: how much better versions were with the site in them."
+        " One with few rows or failures held out shows its mean loss instead. Contribution: what a"
+        " site's updates take off the loss, against the average of all."
     )
     return f'<h2>Sites</h2><p class="note">{about}</p>{_table(head, rows)}{note}'
 
@@ -356,9 +364,9 @@ def _reach(site: Site) -> float:
     return abs(given.value) + 2 * given.error if given else 0.0
 
 
-def _site(site: Site, most: float) -> str:
+def _site(site: Site, metric: str, most: float) -> str:
     given = site.contribution
-    figures = [figure(site.figures.get(name)) for name in ("train", "serve", "chosen")]
+    figures = [figure(site.metric, site.figures.get(name)) for name in ("train", "serve", "chosen")]
     reasons = "; ".join(choice.reason for choice in site.choices if choice.reason)
     model = (
         site.choices[0].model if len({choice.model for choice in site.choices}) == 1 else "mixed"
@@ -367,12 +375,14 @@ def _site(site: Site, most: float) -> str:
     chip = f'<span class="chip {known}">{_e(served_by(site.choices))}</span>'
     drawn = ""
     if given:
-        drawn = f"{whisker(given.value, given.error, most)} <span>{signed(given.value)}</span>"
+        worth = signed(given.value, digits_for(most))
+        drawn = f"{whisker(given.value, given.error, most)} <span>{worth}</span>"
+    other = f"<small>{_e(metric_name(site.metric))}</small>" if site.metric != metric else ""
     return _row(
         [
             f'<th scope="row">{_e(site.site)}</th>',
             f'<td class="line">{sparkline(site.train_history, site.serve_history)}</td>',
-            *(f"<td>{text}</td>" for text in figures),
+            *(f"<td>{text}{other}</td>" for text in figures),
             f'<td class="text">{chip}<small>{_e(reasons)}</small></td>',
             f'<td class="minor">{count(site.rows)}</td>',
             f'<td class="line">{drawn}</td>',
@@ -428,8 +438,7 @@ def _updates(view: View) -> str:
         _row(
             [
                 f'<th scope="row">{_e(outcome_name(name))}</th>',
-                f'<td class="bars">{bar(outcomes.get(name, 0) / max(total, 1), f"bar {_e(name)}")}'
-                "</td>",
+                f'<td class="bars">{bar(outcomes.get(name, 0) / max(total, 1), _kind(name))}</td>',
                 f"<td>{count(outcomes.get(name, 0))}</td>",
             ]
         )
@@ -445,6 +454,10 @@ def _updates(view: View) -> str:
         f'<h2>Updates</h2><p class="note">{note} came again and counted once.</p>'
         f'<table class="histogram"><tbody>{rows}</tbody></table>{why}'
     )
+
+
+def _kind(outcome: str) -> str:
+    return f"bar {outcome}" if outcome in OUTCOMES else "bar"
 
 
 def _alarms(view: View) -> str:

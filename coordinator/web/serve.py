@@ -35,8 +35,8 @@ def serve(
     """
     about = read_about(config, settings)
     token = read_token(resolve(config, web.token_file)) if web.token_file else ""
-    host, port = split_address(web.listen)
-    reader = Reader(database, about)
+    host, _ = split_address(web.listen)
+    reader = Reader(database, about, settings.gate)
     server = make_server(reader, actions, web, token)
     if not is_loopback(host):
         logger.warning(

@@ -1,8 +1,8 @@
 """One reader for all browsers, and the events that tell them what changed.
 
 However many pages are open, the file is looked at no more than once a second, and reading takes no
-more than a fifth of the time.  A stream holds no queue: a browser that is slow to take an event gets
-the newest state next, not what it missed (html.spec.whatwg.org, "Server-sent events").
+more than a fifth of the time.  A stream holds no queue: a browser that is slow to take an event
+gets the newest state next, not what it missed (html.spec.whatwg.org, "Server-sent events").
 """
 
 import asyncio

@@ -8,7 +8,7 @@ import math
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -35,7 +35,6 @@ class Seeded:
     """The file, and a way to write to it as the coordinator does."""
 
     path: Path
-    taken: dict[str, set[str]] = field(default_factory=dict)
 
     def insert(self, table: str, values: Mapping[str, object]) -> None:
         with closing(sqlite3.connect(self.path)) as db, db:
@@ -94,25 +93,25 @@ def seed(path: Path) -> Seeded:
 
 
 def lineage_of(version: int) -> int:
-    return 0 if version <= 18 else 1 if version <= 32 else 2
+    return 0 if version < 19 else 1 if version < 33 else 2
 
 
 def _versions(db: sqlite3.Connection) -> None:
-    db.execute("DELETE FROM versions")
     for version in range(VERSIONS + 1):
         row = {"lineage": lineage_of(version), "digest": version.to_bytes(32, "big")}
-        row |= {"members": GOAL if version else 0, "made_at": made_at(version)}
+        row |= {"members": 0 if version in (0, 19, 33) else GOAL, "made_at": made_at(version)}
         _insert(db, "versions", {"version": version, **row})
 
 
 def train_quality(version: int) -> float:
-    """Learns, falls apart from 14 to 18, recovers, drifts down before 32, ends near .85."""
-    value = 0.86 - 0.46 * math.exp(-version / 9) + 0.012 * math.sin(version * 1.9)
+    """Learns, is poisoned from 14 on, goes on from 10 at 19, drifts down, goes on from 25 at 33."""
+    learned = {0: version, 1: 10 + (version - 19) * 1.3, 2: 24 + (version - 33) * 1.2}
+    value = 0.86 - 0.46 * math.exp(-learned[lineage_of(version)] / 9)
     if 14 <= version <= 18:
         value -= 0.09 * (version - 13) / 1.5
     if 29 <= version <= 32:
         value -= 0.03 * (version - 28)
-    return value
+    return value + (0.012 * math.sin(version * 1.9) if version not in (19, 33) else 0.0)
 
 
 def _quality(db: sqlite3.Connection) -> None:
@@ -121,17 +120,17 @@ def _quality(db: sqlite3.Connection) -> None:
         judged = {"train": version}
         if version and version % 5 == 0:
             judged["candidate"] = version
-        served = {5: 5, 10: 10, 25: 25, 30: 30, 33: 25, 40: 40}.get(version, served)
-        judged["serve"] = served
+        served = {6: 5, 11: 10, 26: 25, 31: 30, 33: 25, 41: 40}.get(version, served)
+        judged |= {"serve": served, "chosen": served}
         for number, (site, rows) in enumerate(SITES.items()):
             agent = f"{site.lower()}-press-{number + 1}"
             for model, at in judged.items():
                 smoothed = 0.015 if model != "train" and not 14 <= at <= 18 else 0.0
                 noise = 0.02 * math.sin(at * (number + 2)) if model == "train" else 0.0
-                value = train_quality(at) + smoothed + BETTER[site] * 0.4 + noise
-                _judge(db, at, model, agent, site, value, rows)
-            own = train_quality(version) + 0.03 + BETTER[site] * 0.2
-            _judge(db, version, "chosen", agent, site, own, rows)
+                own = 0.02 - BETTER[site] * 0.15 if model == "chosen" else 0.0
+                value = train_quality(at) + smoothed + BETTER[site] * 0.4 + noise + own
+                few = site == "H"  # too few failures held out for a figure of its own
+                _judge(db, at, model, agent, site, None if few else value, rows, 0.42 - value / 3)
 
 
 def _judge(
@@ -140,13 +139,13 @@ def _judge(
     model: str,
     agent: str,
     site: str,
-    value: float,
+    value: float | None,
     rows: int,
-    metric: str = "pr_auc",
+    loss: float,
 ) -> None:
-    row = {"version": version, "model": model, "agent": agent, "site": site, "metric": metric}
-    row2 = {"value": min(value, 0.99), "loss": 0.3, "rows": rows, "at": made_at(version)}
-    _insert(db, "quality", row | row2)
+    row: dict[str, object] = {"version": version, "model": model, "agent": agent, "site": site}
+    row |= {"metric": "pr_auc", "value": value, "loss": loss, "rows": rows, "at": made_at(version)}
+    _insert(db, "quality", row)
 
 
 def _updates(db: sqlite3.Connection) -> None:
@@ -183,39 +182,40 @@ def _update(
     row: dict[str, object] = {"agent": agent, "incarnation": "0" * 16, "sequence": sequence}
     row |= {"digest": sequence.to_bytes(32, "big"), "status": status, "reason": reason}
     row |= {"version": version, "base_version": base, "coefficient": 10, "received_at": at}
-    known = {str(column[1]) for column in db.execute("PRAGMA table_info(updates)")}
-    row |= {name: 10 for name in ("weight",) if name in known}
-    row |= {name: 0 for name in ("bucket",) if name in known}
+    row |= {"weight": 10, "bucket": 0}
     _insert(db, "updates", row)
 
 
 DECIDED = [
     (5, 0, "promoted", "PR-AUC 0.641 against 0.400 on 3,250 held-out rows of 5 sites", 6),
     (10, 0, "promoted", "PR-AUC 0.724 against 0.641 on 3,250 held-out rows of 5 sites", 11),
-    (15, 0, "abandoned", "PR-AUC 0.683 against 0.724: worse by more than 0.010", 18),
-    (20, 1, "no quorum", "2 of 3 sites reported within 600 s", 23),
+    (15, 0, "kept back", "PR-AUC 0.583 against 0.724 on 3,250 held-out rows of 5 sites", 19),
+    (19, 0, "abandoned", "PR-AUC 0.583 against 0.724 on 3,250 held-out rows of 5 sites", 19),
+    (20, 1, "no quorum", "no quorum within 600 s", 23),
     (25, 1, "promoted", "PR-AUC 0.846 against 0.724 on 3,250 held-out rows of 5 sites", 26),
     (30, 1, "promoted", "PR-AUC 0.853 against 0.846 on 3,250 held-out rows of 5 sites", 31),
-    (25, 1, "rolled back", "asked for by a person", 32),
+    (33, 1, "rolled back", "the operator went back to version 25", 33),
     (35, 2, "kept back", "PR-AUC 0.836 against 0.846 on 3,250 held-out rows of 5 sites", 36),
     (40, 2, "promoted", "PR-AUC 0.864 against 0.846 on 3,250 held-out rows of 5 sites", 41),
 ]
-SERVED = [(0, 0, 0), (5, 0, 6), (10, 0, 11), (25, 1, 26), (30, 1, 31), (25, 1, 32), (40, 2, 41)]
+SERVED = [(0, 0, 0), (5, 0, 6), (10, 0, 11), (25, 1, 26), (30, 1, 31), (25, 2, 33), (40, 2, 41)]
 
 
 def _decisions(db: sqlite3.Connection) -> None:
-    db.execute("DELETE FROM decisions")
-    db.execute("DELETE FROM served")
     for number, (version, lineage, verdict, reason, at) in enumerate(DECIDED, start=1):
-        row = {"number": number, "version": version, "lineage": lineage, "verdict": verdict}
-        _insert(db, "decisions", row | {"reason": reason, "at": made_at(at) + 20})
+        row: dict[str, object] = {"number": number, "version": version, "lineage": lineage}
+        row |= {"verdict": verdict, "reason": reason, "at": made_at(at) + 0.02}
+        _insert(db, "decisions", row)
     for number, (version, lineage, at) in enumerate(SERVED, start=1):
         row = {"number": number, "version": version, "lineage": lineage}
-        _insert(db, "served", row | {"digest": bytes(32), "at": made_at(at) + 20})
+        row |= {"digest": version.to_bytes(32, "big"), "at": made_at(at) - 0.01}
+        _insert(db, "served", row)
+    for version in (25, 30, 40):  # weights that are kept for a rollback
+        digest = version.to_bytes(32, "big")
+        _insert(db, "contents", {"digest": digest, "data": b"weights"})
 
 
 def _agents(db: sqlite3.Connection) -> None:
-    db.execute("DELETE FROM link_events")
     chosen = ["global", "fine_tuned", "ditto", "global", "local"]
     for number, site in enumerate(SITES):
         agent = f"{site.lower()}-press-{number + 1}"
@@ -234,7 +234,3 @@ def _agents(db: sqlite3.Connection) -> None:
         given = {"site": site, "value": [0.012, 0.006, 0.0021, -0.001, -0.011][number]}
         given |= {"error": [0.003, 0.002, 0.004, 0.0015, 0.0025][number]}
         _insert(db, "contributions", given | {"versions": 46, "as_of": VERSIONS})
-
-
-def decode(data: bytes) -> object:
-    return msgspec.json.decode(data)

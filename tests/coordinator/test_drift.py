@@ -1,19 +1,18 @@
 """Drift alarms: real changes are told, chance and small changes are not."""
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import chi2, norm
-from sklearn.metrics import roc_auc_score
 
 from coordinator.drift import (
     DriftSettings,
     chi_square_sigmas,
     find_drift,
-    hanley_mcneil,
     is_baseline,
+    ranking_variance,
     rows_since,
 )
 from wire.evaluation import (
@@ -22,6 +21,7 @@ from wire.evaluation import (
     evaluate_numbers,
     evaluate_reconstruction,
 )
+from wire.figures import figure
 from wire.messages import Evaluation
 from wire.tally import Tally, add, tally_of
 
@@ -184,23 +184,36 @@ def test_the_error_of_an_area_is_that_of_repeated_samples(
 ) -> None:
     rng = np.random.default_rng(1)
     labels = np.arange(positives + negatives) < positives
-    areas = [roc_auc_score(labels, rng.normal(size=len(labels)) + gap * labels) for _ in range(400)]
-    error = math.sqrt(hanley_mcneil(float(np.mean(areas)), positives, negatives))
-    assert error == pytest.approx(np.std(areas), rel=0.15)
+    areas, errors = [], []
+    for _ in range(500):
+        logits = rng.normal(size=len(labels)) + gap * labels
+        tally = tally_of(evaluate(DIGEST, labels, 1 / (1 + np.exp(-logits))))
+        areas.append(figure("roc_auc", tally))
+        errors.append(math.sqrt(ranking_variance(tally)))
+    assert np.mean(errors) == pytest.approx(np.std(np.array(areas, np.float64)), rel=0.1)
 
 
 def test_the_error_of_an_area_is_that_of_the_paper() -> None:
-    # Table I: 51 abnormal and 58 normal images, area .893, standard error .032.
-    assert math.sqrt(hanley_mcneil(0.893, 51, 58)) == pytest.approx(0.032, abs=5e-4)
+    """Its definition, pair by pair: psi of every positive and negative row."""
+    positives, negatives = np.array([0.9, 0.8, 0.8, 0.4]), np.array([0.8, 0.5, 0.3, 0.2, 0.1])
+    psi = (np.sign(positives[:, None] - negatives[None, :]) + 1) / 2
+    expected = psi.mean(axis=1).var(ddof=1) / 4 + psi.mean(axis=0).var(ddof=1) / 5
+    labels = np.arange(9) < 4
+    tally = tally_of(evaluate(DIGEST, labels, np.concatenate([positives, negatives])))
+    assert ranking_variance(tally) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("degrees", [1, 3, 31])
+@pytest.mark.parametrize("degrees", [2, 6, 30])
 @pytest.mark.parametrize("sigmas", [1.0, 3.0, 4.0])
 def test_chi_squares_become_the_standard_deviates_of_the_same_chance(
     degrees: int, sigmas: float
 ) -> None:
-    statistic = float(chi2.isf(norm.sf(sigmas), degrees))
-    assert chi_square_sigmas(statistic, degrees) == pytest.approx(sigmas, abs=0.1)
+    statistic = degrees * (1 - 2 / (9 * degrees) + sigmas * math.sqrt(2 / (9 * degrees))) ** 3
+    # Of an even number of degrees the tail is a sum of Poisson chances.
+    half = statistic / 2
+    chance = sum(math.exp(-half) * half**i / math.factorial(i) for i in range(degrees // 2))
+    assert chi_square_sigmas(statistic, degrees) == pytest.approx(sigmas)
+    assert -NormalDist().inv_cdf(chance) == pytest.approx(sigmas, abs=0.15)
 
 
 def test_rare_classes_are_judged_together_and_never_by_a_handful_of_rows() -> None:

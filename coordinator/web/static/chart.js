@@ -4,7 +4,8 @@
 const NS = "http://www.w3.org/2000/svg";
 const HEIGHT = 300;
 const ROOM = { top: 26, right: 14, bottom: 30, left: 46 };
-const VERDICTS = ["promoted", "kept back", "no quorum", "abandoned", "rolled back"];
+const VERDICTS = ["promoted", "kept back", "no quorum"];
+const BACK = { abandoned: "✕", "rolled back": "↶" }; // what begins a new lineage
 
 function make(parent, name, attributes, text) {
   const element = document.createElementNS(NS, name);
@@ -36,9 +37,8 @@ function bounds(chart) {
   return [low - room, high + room];
 }
 
-function figure(value) {
-  const size = Math.abs(value);
-  return value.toFixed(size < 10 ? 3 : size < 100 ? 2 : 1);
+function figure(chart, value) {
+  return chart.isRelative ? String(Number(value.toPrecision(4))) : value.toFixed(3);
 }
 
 function scales(chart, width) {
@@ -100,19 +100,19 @@ function mark(svg, verdict, x, y) {
   if (known === "promoted") make(group, "circle", { r: 5.5 });
   else make(group, "path", { d: "M0 -5.5L5.5 0L0 5.5L-5.5 0Z" });
   if (known === "promoted") make(group, "path", { class: "tick-mark", d: "M-2.6 .2L-.7 2.2L2.8 -2" });
-  if (known === "abandoned") make(group, "path", { class: "cross", d: "M-8 -8L8 8M-8 8L8 -8" });
 }
 
-function drawRollback(svg, x, version, at, width) {
+function drawBack(svg, x, verdict, target, at, width) {
   make(svg, "line", { class: "back", x1: x, x2: x, y1: ROOM.top - 4, y2: at.floor });
-  const flip = x > width - 110;
-  make(svg, "text", { class: "back-name", x: flip ? x - 4 : x + 4, y: ROOM.top - 10, "text-anchor": flip ? "end" : "start" }, `↶ back to v${version}`);
+  const where = target === null ? "back" : width < 560 ? `v${target}` : `back to v${target}`;
+  const anchor = x > width - 60 ? "end" : "middle";
+  make(svg, "text", { class: "back-name", x, y: ROOM.top - 10, "text-anchor": anchor }, `${BACK[verdict]} ${where}`);
 }
 
 function drawMarks(svg, chart, at, width) {
   const verdicts = new Map();
-  for (const [since, version, verdict] of chart.marks) {
-    if (verdict === "rolled back") drawRollback(svg, at.x(since), version, at, width);
+  for (const [since, version, verdict, target] of chart.marks) {
+    if (BACK[verdict]) drawBack(svg, at.x(since), verdict, target, at, width);
     else verdicts.set(version, verdict);
   }
   for (const [version, value] of chart.lines.candidate) {
@@ -124,17 +124,15 @@ function drawMarks(svg, chart, at, width) {
 function words(chart, version) {
   const parts = [`v${version}`];
   const train = chart.lines.train.find((point) => point[0] === version);
-  if (train) parts.push(`newest ${figure(train[1])} (${train[2]} ${train[2] === 1 ? "site" : "sites"})`);
+  if (train) parts.push(`newest ${figure(chart, train[1])} (${train[2]} ${train[2] === 1 ? "site" : "sites"})`);
   const candidate = chart.lines.candidate.find((point) => point[0] === version);
-  if (candidate) parts.push(`candidate ${figure(candidate[1])}`);
-  for (const [, about, verdict] of chart.marks.filter((m) => m[1] === version && m[2] !== "rolled back")) {
-    parts.push(about === version ? verdict : "");
-  }
-  for (const [since, target, verdict] of chart.marks) {
-    if (verdict === "rolled back" && since === version) parts.push(`rolled back to v${target}`);
+  if (candidate) parts.push(`candidate ${figure(chart, candidate[1])}`);
+  for (const [since, about, verdict, target] of chart.marks) {
+    if (BACK[verdict] && since === version) parts.push(`${verdict}: back to v${target ?? "?"}`);
+    if (!BACK[verdict] && about === version) parts.push(verdict);
   }
   const served = chart.served.filter(([since]) => since <= version).at(-1);
-  if (served) parts.push(`serving v${served[1]}${served[2] == null ? "" : ` ${figure(served[2])}`}`);
+  if (served) parts.push(`serving v${served[1]}${served[2] == null ? "" : ` ${figure(chart, served[2])}`}`);
   if (chart.abandoned.some(([first, last]) => first <= version && version <= last)) parts.push("abandoned lineage");
   return parts.filter(Boolean).join(" · ");
 }
