@@ -26,14 +26,17 @@ from agent.delivery import Schedule
 from agent.history import History
 from agent.learner import Learner, Operator
 from agent.learning.worker import TrainingProcess
+from agent.local_tensors import LocalTensors
 from agent.models import Models
 from agent.notify import notify, watchdog_interval_s
 from agent.outbox import Outbox
+from agent.reporting import Reporting
 from agent.sensors.opcua import SourceLostError, opcua_samples
 from agent.signals.rows import Row, RowCutter
 from agent.signals.sample import Sample
 from agent.status import Status, write_status
 from agent.tombstones import bury_doomed
+from agent.turn import Turn
 from agent.unfinished import Unfinished
 from wire.codec import Counter
 from wire.database import DiskError, lock_directory
@@ -62,7 +65,15 @@ class Agent:
         )
         self._outbox = Outbox(state / "outbox.db", settings.outbox.quota_bytes)
         self._models = Models(state / "models.db")
-        self._adoption = Adoption(self._models, identity.trust, channels, settings.training.backend)
+        self._local_tensors = LocalTensors(state)
+        self._adoption = Adoption(
+            self._models,
+            identity.trust,
+            channels,
+            settings.training.backend,
+            self._local_tensors,
+        )
+        self._turn = Turn(state, self._history.training_rows(), self._adoption.changed)
         self._operator = Operator()
         self._rows: asyncio.Queue[list[Row]] = asyncio.Queue(_ROWS_QUEUE)
         self._made = asyncio.Event()
@@ -77,7 +88,8 @@ class Agent:
             settings.broker,
             identity,
             self._outbox,
-            self._history,
+            Reporting(self._adoption, self._history, self._personal),
+            self._turn,
             self._adoption,
             self._operator,
             self._status,
@@ -109,6 +121,7 @@ class Agent:
             training.pause_s,
             self._made,
             Unfinished(self._state),
+            self._turn,
             chunk_bytes=self._settings.outbox.chunk_bytes,
         )
         try:
@@ -166,18 +179,18 @@ class Agent:
             return
         self._score(complete)
         try:
-            self._history.append(complete)
+            self._turn.taken += self._history.append(complete)
         except DiskError:  # logged by the history; the live signal is scored all the same
             self._status.rows_not_kept += len(complete)
 
     def _score(self, rows: list[Row]) -> None:
         adopted = self._adoption.current
-        if adopted is None:
+        if adopted is None or adopted.unready:
             return
         scores = adopted.score(adopted.serve, np.array([row.values for row in rows]))
         self._status.scored += len(rows)
         self._status.score = float(scores[-1])
-        self._status.alarms += int(np.sum(scores >= adopted.model.manifest.threshold))
+        self._status.alarms += int(adopted.model.alarms(scores).sum())
 
     async def _keep_house(self, counter: Counter) -> None:
         """Notice a disk that works again, and bury what is damaged or could not be buried."""
@@ -219,7 +232,7 @@ class Agent:
     def _storage(self) -> str:
         """What is wrong with the disk and its files, for people; `ok` when nothing is."""
         files = (self._outbox, self._history, self._models)
-        problems = [file.problem for file in files if file.problem]
+        problems = [file.problem for file in (*files, self._local_tensors) if file.problem]
         kept = sorted(path.name for path in self._state.glob("*.damaged-*[0-9]"))
         if kept:
             problems.append(f"damaged files were kept for examination: {', '.join(kept)}")

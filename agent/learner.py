@@ -125,10 +125,9 @@ class Learner:
     async def run(self) -> None:
         """Train whenever the head and the rows allow it, until cancelled."""
         while True:
-            reason = self._reason_to_wait(self.adoption.current)
-            if not reason:
-                self._standardise()
+            self._standardise_first()
             adopted = self.adoption.current
+            reason = self._reason_to_wait(adopted)
             decision = Decision("wait")
             if not reason and adopted is not None:
                 reason, decision = self._ask(adopted)
@@ -137,14 +136,23 @@ class Learner:
                 await self._wait_for_news()
                 continue
             self.turn.begin()
-            await self._train(adopted, decision)
+            await self._train(self._standardise(adopted), decision)
             await asyncio.sleep(self.pause_s)
 
-    def _standardise(self) -> None:
-        """Bring a model that is standardised by this site's own rows up to date with them."""
+    def _standardise_first(self) -> None:
+        """Give a model that is standardised by this site's own rows the first ones, once enough."""
         adopted = self.adoption.current
-        if adopted is not None and adopted.model.manifest.standardise == "local":
+        if adopted is None or not adopted.unready:
+            return
+        if self.history.training_rows() >= adopted.head.policy.min_rows:
+            self._standardise(adopted)
+
+    def _standardise(self, adopted: Adopted) -> Adopted:
+        """The same head, standardised by all rows that this site has now where they decide."""
+        if adopted.model.manifest.standardise == "local":
             self.adoption.set_moments(adopted.moments(self.history.read(held_out=False)))
+        current = self.adoption.current
+        return current if current is not None and current.head is adopted.head else adopted
 
     def _ask(self, adopted: Adopted) -> tuple[str, Decision]:
         """Whether it is this agent's turn: why not, or the decision to train under."""

@@ -16,6 +16,7 @@ from it, a killed agent does not.
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -63,10 +64,10 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class TrainingRows:
-    """What a training learns from: inputs x float32 (N, ...), labels y float32 (N, 1)."""
+    """What a training learns from: inputs x float32 (N, ...), labels y as the loss takes them."""
 
     x: NDArray[np.float32]
-    y: NDArray[np.float32]
+    y: NDArray[Any]
 
 
 class _Rows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

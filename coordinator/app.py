@@ -6,6 +6,7 @@ import json
 import logging
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -22,8 +23,10 @@ from coordinator.config import (
 from coordinator.connection import Connection
 from coordinator.evaluation_log import EvaluationLog
 from coordinator.federation import Federation
+from coordinator.reader import Reader, read_about
 from coordinator.store import Store
 from coordinator.strategies.choice import StrategyName
+from coordinator.terminal import status_text
 from wire.database import lock_directory
 from wire.errors import SettingsError
 from wire.settings import settings_error
@@ -120,6 +123,53 @@ def order(config: Path, agent: str, name: str) -> None:
         reason = f"no agent {agent!r} has been seen; known: {', '.join(known) or 'none'}"
         raise SettingsError(str(config), None, None, reason)
     store.order(agent, name)
+
+
+def roll_back(config: Path, version: int) -> None:
+    """Ask for an earlier served version; a running coordinator goes back within a second.
+
+    Raises:
+      SettingsError: these weights are not kept.
+    """
+    store = _open_store(config)
+    kept = [served.version for served in store.record.served()]
+    if version not in kept:
+        reason = f"version {version} is not kept; served before and kept: "
+        raise SettingsError(str(config), None, None, reason + ", ".join(map(str, kept)))
+    store.request_rollback(version)
+
+
+def web(config: Path) -> None:
+    """Serve the page of one configuration file until SIGTERM.
+
+    Raises:
+      SettingsError: the web extra is not installed, or a file can not be used.
+    """
+    try:
+        from coordinator.web.actions import Actions  # noqa: PLC0415
+        from coordinator.web.serve import serve  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        reason = f"the page needs {error.name}: pip install 'journeyman[web]'"
+        raise SettingsError(str(config), None, None, reason) from None
+    settings = read_coordinator_settings(config)
+    database = resolve(config, settings.coordinator.state_dir) / DATABASE
+    actions = Actions(
+        partial(set_training, config), partial(order, config), partial(roll_back, config)
+    )
+    serve(config, settings, settings.web, database, actions)
+
+
+def status_for_people(config: Path, *, color: bool) -> str:
+    """What the page says, as text."""
+    settings = read_coordinator_settings(config)
+    database = resolve(config, settings.coordinator.state_dir) / DATABASE
+    if not database.exists():
+        _open_store(config)  # says how to start it
+    reader = Reader(database, read_about(config, settings), settings.gate)
+    try:
+        return status_text(reader.view(), color=color)
+    finally:
+        reader.close()
 
 
 def status(config: Path) -> str:

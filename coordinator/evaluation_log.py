@@ -81,10 +81,11 @@ class EvaluationLog:
         sites = len(sites_of(self._reports))
         if sites < self.k_min:
             return f"no figures: of {sites} sites, and the charter shows {self.k_min} or more"
-        return _line(add(self._reports[name] for name in sorted(self._reports)), sites)
+        return line_of(add(self._reports[name] for name in sorted(self._reports)), sites)
 
 
-def _line(tally: Tally, sites: int) -> str:
+def line_of(tally: Tally, sites: int) -> str:
+    """What a person reads about the pooled rows of so many sites, in figures of their task."""
     figures = "  ".join(
         f"{WORDS[metric]} {_number(metric, figure(metric, tally))}"
         for metric in SHOWN[tally.kind or "binary"]

@@ -3,11 +3,22 @@
 import argparse
 import asyncio
 import logging
+import os
 import sys
 from pathlib import Path
+from typing import get_args
 
-from coordinator.app import order, run, set_training, status
+from coordinator.app import (
+    order,
+    roll_back,
+    run,
+    set_training,
+    status,
+    status_for_people,
+    web,
+)
 from coordinator.config import read_coordinator_settings, read_identity
+from coordinator.strategies.choice import StrategyName
 from wire.errors import SettingsError
 
 
@@ -42,18 +53,26 @@ def _parser() -> argparse.ArgumentParser:
     for name, command, text in (
         ("run", _run, "run until SIGTERM"),
         ("check", _check, "check the configuration file, keys and bundle, then exit"),
-        ("status", _status, "print version, updates by outcome, agents"),
+        ("status", _status, "print versions, quality, sites, agents, decisions, alarms"),
+        ("web", _web, "serve the page and /metrics until SIGTERM; see [web] in the file"),
         ("close", _close, "close training: agents deliver what they have and train nothing new"),
         ("open", _open, "open training again"),
         ("pause", _order, "tell one agent to stop training; it still delivers and scores"),
         ("resume", _order, "tell one agent to train again"),
+        ("rollback", _rollback, "serve an earlier version again, and train on from it"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
         sub.add_argument("config", type=Path, help="the coordinator's TOML file")
         if command is _run:
             sub.add_argument(
-                "--strategy", choices=("fedbuff", "fedavg"), help="instead of the file's [strategy]"
+                "--strategy",
+                choices=get_args(StrategyName),
+                help="instead of the file's [strategy] name",
             )
+        if command is _status:
+            sub.add_argument("--json", action="store_true", help="for programs")
+        if command is _rollback:
+            sub.add_argument("version", type=int, help="served before; `status` lists them")
         if command is _order:
             sub.add_argument("agent", help="the agent's id")
         sub.set_defaults(command=command, name=name)
@@ -79,8 +98,21 @@ def _order(options: argparse.Namespace) -> None:
     order(options.config, options.agent, options.name)
 
 
+def _rollback(options: argparse.Namespace) -> None:
+    roll_back(options.config, options.version)
+    print(f"asked for version {options.version}; the coordinator goes back within a second")
+
+
+def _web(options: argparse.Namespace) -> None:
+    web(options.config)
+
+
 def _status(options: argparse.Namespace) -> None:
-    print(status(options.config))
+    if options.json:
+        print(status(options.config))
+    else:
+        color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        sys.stdout.write(status_for_people(options.config, color=color))
 
 
 def _close(options: argparse.Namespace) -> None:

@@ -150,24 +150,42 @@ def _served(db: sqlite3.Connection, versions: list[sqlite3.Row]) -> tuple[Served
 
 
 def read_decisions(
-    db: sqlite3.Connection, versions: list[sqlite3.Row], served: tuple[Served, ...]
+    db: sqlite3.Connection,
+    versions: list[sqlite3.Row],
+    history: tuple[Served, ...],
+    *,
+    show_reasons: bool,
 ) -> tuple[Decision, ...]:
-    """The newest decisions, newest first."""
-    rows: Iterable[tuple[int, int, int, str, str, float]] = db.execute(
+    """The newest decisions, newest first.
+
+    Args:
+      db: open database.
+      versions: of `read_versions`.
+      history: what was served, oldest first.
+      show_reasons: whether the figures in the reasons are of enough sites.
+    """
+    rows: Iterable[tuple[Any, ...]] = db.execute(
         "SELECT number, version, lineage, verdict, reason, at FROM decisions"
         " ORDER BY number DESC LIMIT ?",
         (DECISIONS,),
     )
     return tuple(
         Decision(
-            *row, at_version=_version_at(versions, row[-1]), served=_served_at(served, row[-1])
+            number=number,
+            version=version,
+            lineage=lineage,
+            verdict=verdict,
+            reason=reason if show_reasons else "",
+            at=at,
+            at_version=_version_at(versions, at),
+            served=_served_at(history, at),
         )
-        for row in map(tuple, rows)
+        for number, version, lineage, verdict, reason, at in rows
     )
 
 
-def _served_at(served: tuple[Served, ...], at: float) -> int | None:
-    known = [entry.version for entry in served if entry.at <= at]
+def _served_at(history: tuple[Served, ...], at: float) -> int | None:
+    known = [entry.version for entry in history if entry.at <= at]
     return known[-1] if known else None
 
 

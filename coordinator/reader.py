@@ -221,7 +221,9 @@ def _read(
         agents=agents,
         agent_count=_number(db, "SELECT count(*) FROM agents"),
         statuses=_counts(db, "SELECT status, count(*) FROM agents GROUP BY status"),
-        decisions=read_decisions(db, versions, quality.served),
+        decisions=read_decisions(
+            db, versions, quality.served, show_reasons=gate.quorum >= about.k_min
+        ),
         verdicts=_counts(db, "SELECT verdict, count(*) FROM decisions GROUP BY verdict"),
         alarms=_alarms(db, is_cohort_only=is_cohort_only),
         alarm_counts=_counts(db, "SELECT kind, sum(number) FROM alarms GROUP BY kind"),

@@ -140,7 +140,7 @@ class Watch:
             return self._start
         if not self.ledger.has_model(digest):
             return None
-        return self.ledger.model(digest, self._model.manifest.shapes)
+        return self.ledger.model(digest, self._model.manifest.shared_shapes)
 
     def _site_view(self, site: Site, train: int | None) -> SiteView:
         status = self._statuses()[site.name]

@@ -43,8 +43,9 @@ def bundle_lines(bundle: Bundle) -> Iterator[str]:
     yield f"bytes      {sum(map(len, bundle.files.values())):,}: {sizes}"
     yield from _data_lines(manifest)
     yield f"parameters {parameter_count(manifest.shapes)}, in {len(manifest.tensors)} tensors"
-    for name, shape in manifest.shapes[:_MOST_LINES]:
-        yield f"  {name:32} {_shape(shape):>18} {prod(shape):>10,}"
+    for tensor in manifest.tensors[:_MOST_LINES]:
+        where = "  stays at the site" if tensor.local else ""
+        yield f"  {tensor.name:32} {_shape(tensor.shape):>18} {prod(tensor.shape):>10,}{where}"
     try:
         yield from _graph_lines(read_graph(bundle.files[MODEL]), Loss(manifest.loss))
     except GraphError as error:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, TypeVar
 from agent.bundle.options import parser
 from wire.bundle import Bundle, read_bundle, read_draft, write_bundle
 from wire.codec import MAX_BYTES, open_envelope, parse_body
-from wire.errors import BundleError, SettingsError, WireError
+from wire.errors import BundleError, MalformedError, SettingsError, WireError
 from wire.keys import AUTHOR_KEY, CHARTER, ROOT_KEY
 from wire.messages import Charter
 from wire.signing import PrivateKey, PublicKey, parse_public_key, read_private_key
-from wire.tensors import read_params, write_params
+from wire.tensors import Params, read_params, write_params
 from wire.trust import Trust, read_charter
 
 if TYPE_CHECKING:
@@ -223,6 +223,19 @@ def _show_progress() -> "Callable[[Training], None]":
     return show
 
 
+def _weights(bundle: Bundle, data: bytes) -> Params:
+    """A model's weights from a file of all its tensors, or of a version, which lacks local ones."""
+    from agent.model import with_local  # noqa: PLC0415
+
+    manifest = bundle.manifest
+    try:
+        return read_params(data, manifest.shapes)
+    except MalformedError:
+        if manifest.shapes == manifest.shared_shapes:
+            raise
+        return with_local(manifest, read_params(data, manifest.shared_shapes), bundle.weights)
+
+
 def _export(options: argparse.Namespace) -> int:
     from agent.bundle.export import export  # noqa: PLC0415
     from agent.bundle.tables import TableError  # noqa: PLC0415
@@ -232,7 +245,7 @@ def _export(options: argparse.Namespace) -> int:
     params = bundle.weights
     if options.weights is not None:
         data = _read(options.weights, MAX_BYTES["bundle"])
-        params = _located(options.weights, lambda: read_params(data, bundle.manifest.shapes))
+        params = _located(options.weights, lambda: _weights(bundle, data))
     columns = Columns(options.group, options.time)
     try:
         data = export(bundle, params, options.format, options.data, columns)

@@ -52,6 +52,7 @@ BLOCKS = 30
 _STOP_SHARE = 0.2
 _STOP_BLOCKS = 10
 import os
+
 _TAIL = float(os.environ.get("TAIL", "0.5"))
 
 
@@ -210,8 +211,8 @@ def kinds(table: PersonalTable, loss: Loss, *, is_standardised: bool = False) ->
     """
     yield GLOBAL
     can_shift = loss is not Loss.RECONSTRUCTION and not is_standardised
-    for normalisation in ("shared", "local") if table.local_normalisation and can_shift else (
-        "shared",
+    for normalisation in (
+        ("shared", "local") if table.local_normalisation and can_shift else ("shared",)
     ):
         for model in dict.fromkeys(table.models):
             kind = Kind(model, normalisation)
@@ -260,7 +261,7 @@ async def personalise(  # noqa: PLR0913 - all that decides, named by its callers
     return Personalised(made[verdict.kind], verdict.reason, tuple(made.values()), losses)
 
 
-async def _make(  # noqa: PLR0913
+async def _make(
     trainer: Trainer,
     kind: Kind,
     start: Start,
@@ -288,9 +289,7 @@ async def _alone(
     longest = plan_of("local", plan, table)
     split = split_by_time(at, at, _STOP_SHARE, seed=plan.seed, blocks=_STOP_BLOCKS)
     held_out = (x[split.held_out], y[split.held_out])
-    found = await trainer.train(
-        initial, x[split.train], y[split.train], longest, held_out=held_out
-    )
+    found = await trainer.train(initial, x[split.train], y[split.train], longest, held_out=held_out)
     final = replace(longest, epochs=max(1, found.best_epoch), patience=0)
     return (await trainer.train(initial, x, y, final)).params
 

@@ -10,7 +10,7 @@ Line = Sequence[tuple[float, float]]
 _EDGE: Final = 2.0
 
 
-def sparkline(under: Line, over: Line, width: int = 132, height: int = 28) -> str:
+def sparkline(under: Line, over: Line, width: int = 150, height: int = 32) -> str:
     """Two lines over the same axes: `under` quiet, `over` with a dot at its end."""
     points = [*under, *over]
     if not points:

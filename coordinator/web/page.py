@@ -138,7 +138,10 @@ def _row(cells: Iterable[str]) -> str:
 def _table(head: Iterable[tuple[str, str]], rows: Iterable[str]) -> str:
     """A table; each heading is (class, text)."""
     heads = "".join(f'<th scope="col" class="{name}">{text}</th>' for name, text in head)
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return (
+        f'<div class="scroll"><table><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
 
 
 # The top
@@ -147,7 +150,9 @@ def _table(head: Iterable[tuple[str, str]], rows: Iterable[str]) -> str:
 def _state(view: View) -> str:
     about = view.about
     what = f"<b>{_e(about.federation)}</b> {_e(about.bundle)} revision {about.revision}"
-    return f'<p class="run">{what} &middot; {_e(about.strategy)}</p><h1>{_e(headline(view))}</h1>'
+    # "PR-AUC" is one word where lines break.
+    first = _e(headline(view)).replace("-", "\N{NON-BREAKING HYPHEN}")
+    return f'<p class="run">{what} &middot; {_e(about.strategy)}</p><h1>{first}</h1>'
 
 
 def _tiles(view: View) -> str:
@@ -380,9 +385,9 @@ def _site(site: Site, metric: str, most: float) -> str:
     other = f"<small>{_e(metric_name(site.metric))}</small>" if site.metric != metric else ""
     return _row(
         [
-            f'<th scope="row">{_e(site.site)}</th>',
+            f'<th scope="row">{_e(site.site)}{other}</th>',
             f'<td class="line">{sparkline(site.train_history, site.serve_history)}</td>',
-            *(f"<td>{text}{other}</td>" for text in figures),
+            *(f"<td>{text}</td>" for text in figures),
             f'<td class="text">{chip}<small>{_e(reasons)}</small></td>',
             f'<td class="minor">{count(site.rows)}</td>',
             f'<td class="line">{drawn}</td>',
@@ -480,7 +485,7 @@ def _agents(view: View, *, may_act: bool) -> str:
         return '<h2>Agents</h2><p class="note">No agent has been seen yet.</p>'
     head = [
         ("", "agent"),
-        ("text", "site"),
+        ("text minor", "site"),
         ("text", "link"),
         ("line", "last hour"),
         ("", "online"),
@@ -499,11 +504,13 @@ def _agents(view: View, *, may_act: bool) -> str:
 def _agent(agent: Agent, now: float, *, may_act: bool) -> str:
     here = agent.presence
     state = "on" if agent.status == "online" else "off"
-    since = f"<small>since {_when(here.since, now)}</small>" if here.since is not None else ""
+    since = ""
+    if here.since is not None:
+        since = f'<small class="minor">since {_when(here.since, now)}</small>'
     paused = ' <span class="chip paused">paused</span>' if agent.order == "pause" else ""
     cells = [
         f'<th scope="row">{_e(agent.agent)}{paused}</th>',
-        f'<td class="text">{_e(agent.site)}</td>',
+        f'<td class="text minor">{_e(agent.site)}</td>',
         f'<td class="text"><i class="light {state}"></i>{_e(agent.status)}{since}</td>',
         f'<td class="line">{strip(here.stretches) if here.share is not None else ""}</td>',
         f"<td>{percent(here.share)}</td>",

@@ -1,12 +1,22 @@
 """What a site says about the models that a head names."""
 
-import numpy as np
+from typing import Any
 
-from agent.adoption import Adopted, Adoption
-from agent.judge import judge
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from agent.adopted import Adopted
+from agent.adoption import Adoption
+from agent.judge import evaluation_of, judge
+from agent.learning.losses import Loss, example_losses
 from agent.models import Models
 from tests.agent.federation import CHANNELS, Federation, feed
-from wire.evaluation import evaluate, roc_auc
+from wire.evaluation import OVERFLOW, evaluate, roc_auc
+from wire.figures import figure
+from wire.manifest import Label, Manifest
+from wire.messages import Evaluation
+from wire.tally import check_evaluation, kind_of, tally_of
 
 RNG = np.random.default_rng(2)
 ROWS = np.column_stack(
@@ -60,13 +70,16 @@ def test_the_counts_are_those_of_the_scores(federation: Federation) -> None:
     report = judge(current, ROWS)
     assert report is not None
     labels = ROWS[:, 5] > 0.5
+    threshold = current.model.manifest.threshold
     for each, params in zip(report.evaluations, (current.train, current.serve), strict=True):
         scores = current.score(params, ROWS)
-        assert each == evaluate(each.digest, labels, scores)
+        assert each == evaluate(each.digest, labels, scores, threshold)
         exact = np.mean(np.sign(scores[labels][:, None] - scores[~labels][None, :]) / 2 + 0.5)
         area = roc_auc(np.array(each.positives), np.array(each.negatives))
         assert area is not None
         assert abs(area - exact) < 0.01
+        hits = int((scores[labels] >= threshold).sum())
+        assert each.alarms == (hits, int((scores[~labels] >= threshold).sum()))
 
 
 def test_one_version_that_is_trained_and_served_is_judged_once(federation: Federation) -> None:
@@ -80,3 +93,107 @@ def test_one_version_that_is_trained_and_served_is_judged_once(federation: Feder
 
 def test_a_site_without_held_out_rows_says_nothing(federation: Federation) -> None:
     assert judge(adopted(federation, with_candidate=False), np.empty((0, len(CHANNELS)))) is None
+
+
+# Every kind of task
+
+CLASSES = Label(channel="machine_failure", classes=("fine", "worn", "hot"))
+NUMBER = Label(channel="machine_failure", mean=20.0, std=10.0, lowest=0.0, highest=40.0)
+JOBS: dict[str, dict[str, Any]] = {
+    "classes": {"loss": "cross_entropy", "label": CLASSES},
+    "huber": {"loss": "huber", "label": NUMBER},
+    "mse": {"loss": "mse", "label": NUMBER},
+    "itself": {"loss": "reconstruction", "label": None},
+}
+LABELS = {
+    "classes": np.arange(300) % 3,
+    "huber": np.linspace(-5, 60, 300),
+    "mse": np.linspace(-5, 60, 300),
+    "itself": np.zeros(300),
+}
+
+
+def judged(federation: Federation, job: str) -> tuple[Adopted, NDArray[np.float64], Evaluation]:
+    """The model, the site's rows, of which every seventh has no label, and what is reported."""
+    current = adopted(federation.learning(**JOBS[job]), with_candidate=False)
+    rows = ROWS.copy()
+    rows[:, 5] = LABELS[job]
+    rows[::7, 5] = np.nan
+    report = judge(current, rows)
+    assert report is not None
+    for each in report.evaluations:
+        check_evaluation(each, current.model.manifest)
+    return current, rows, report.evaluations[1]
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_the_loss_is_that_of_training(federation: Federation, job: str) -> None:
+    current, rows, evaluation = judged(federation, job)
+    examples = current.examples(rows)
+    outputs = current.outputs(current.serve, examples.inputs)
+    answers = examples.inputs if job == "itself" else examples.labels
+    losses = example_losses(Loss(current.model.manifest.loss), outputs, answers)
+    tally = tally_of(evaluation)
+    assert tally.kind == kind_of(current.model.manifest)
+    assert tally.rows == (300 if job == "itself" else 300 - 43)
+    assert figure("loss", tally) == pytest.approx(losses.mean())
+
+
+def test_classes_are_counted_by_the_largest_logit(federation: Federation) -> None:
+    current, rows, evaluation = judged(federation, "classes")
+    examples = current.examples(rows)
+    said = current.outputs(current.serve, examples.inputs).argmax(axis=1)
+    expected = np.zeros((3, 3), np.int64)
+    np.add.at(expected, (examples.labels, said), 1)
+    np.testing.assert_array_equal(tally_of(evaluation).confusion, expected)
+
+
+@pytest.mark.parametrize("job", ["huber", "mse"])
+def test_numbers_are_judged_in_the_labels_unit(federation: Federation, job: str) -> None:
+    current, rows, evaluation = judged(federation, job)
+    kept = rows[~np.isnan(rows[:, 5])]
+    labels = np.clip(kept[:, 5], 0.0, 40.0)
+    error = current.score(current.serve, kept) - labels
+    tally = tally_of(evaluation)
+    assert figure("rmse", tally) == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-5)
+    assert figure("mae", tally) == pytest.approx(np.abs(error).mean(), rel=1e-5)
+    assert figure("r2", tally) == pytest.approx(1 - np.mean(error**2) / labels.var(), rel=1e-5)
+
+
+def test_a_model_that_waits_for_statistics_is_not_judged_yet(federation: Federation) -> None:
+    waiting = adopted(federation.learning(standardise="federated"), with_candidate=False)
+    assert waiting.unready
+    assert judge(waiting, ROWS) is None
+
+
+def test_rows_without_a_label_say_nothing(federation: Federation) -> None:
+    rows = ROWS.copy()
+    rows[:, 5] = np.nan
+    assert judge(adopted(federation, with_candidate=False), rows) is None
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+@pytest.mark.parametrize("job", ["flag", *JOBS])
+def test_a_diverged_model_is_reported_as_one(
+    federation: Federation, job: str, value: float
+) -> None:
+    manifest = federation.learning(**JOBS.get(job, {})).opened.manifest
+    outputs, answers = outputs_of(manifest, value)
+    with np.errstate(all="raise"):
+        evaluation = evaluation_of(manifest, bytes(32), outputs, answers)
+    check_evaluation(evaluation, manifest)
+    # A logit of 3e38 is a very sure one, and a number of that size is none.
+    is_a_number = value == 3e38 and job in ("flag", "classes")
+    assert (evaluation.loss == OVERFLOW) is not is_a_number
+    assert tally_of(evaluation).is_finite is is_a_number
+
+
+def outputs_of(manifest: Manifest, value: float) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Outputs for nine rows, one of them this value, and the answers."""
+    width = {"cross_entropy": 3, "reconstruction": 7}.get(manifest.loss, 1)
+    outputs = np.random.default_rng(1).normal(size=(9, width)).astype(np.float32)
+    outputs[4, 0] = value
+    if manifest.loss == "cross_entropy":
+        return outputs, np.arange(9) % 3
+    answers = np.arange(9 * width, dtype=np.float32).reshape(9, width) % 2
+    return outputs, answers

@@ -19,28 +19,32 @@ TREE = {
     "own header in another shard": _foreign_shard("press-1"),
     "own state": TOPICS.state("press-1"),
     "own report": TOPICS.report("press-1"),
+    "own ask": TOPICS.ask("press-1"),
     "own inbox": TOPICS.to("press-1"),
     "another's header": TOPICS.update("press-2", INCARNATION, 1, "h"),
     "another's chunk": TOPICS.update("press-2", INCARNATION, 1, 0),
     "another's header in a shard of mine": _foreign_shard("press-2"),
     "another's state": TOPICS.state("press-2"),
     "another's report": TOPICS.report("press-2"),
+    "another's ask": TOPICS.ask("press-2"),
     "another's inbox": TOPICS.to("press-2"),
     "coordinator's state": TOPICS.coordinator_state,
     "head": TOPICS.head,
     "chunk of the bundle": TOPICS.bundle(DIGEST, 0),
     "chunk of a model": TOPICS.model(DIGEST, 0),
-    "reserved question": f"{TOPICS.base}/ask/press-1",
+    "below an ask": f"{TOPICS.ask('press-1')}/more",
     "below the head": f"{TOPICS.head}/press-1",
     "below an inbox": f"{TOPICS.to('press-1')}/more",
     "beside the tree": f"{TOPICS.base}/press-1",
     "the root itself": TOPICS.base,
     "update of an agent called coordinator": TOPICS.update("coordinator", INCARNATION, 1, "h"),
     "report of an agent called coordinator": TOPICS.report("coordinator"),
+    "ask of an agent called coordinator": TOPICS.ask("coordinator"),
     "inbox of an agent called coordinator": TOPICS.to("coordinator"),
     "update of an agent called observer": TOPICS.update("observer", INCARNATION, 1, "h"),
     "state of an agent called observer": TOPICS.state("observer"),
     "report of an agent called observer": TOPICS.report("observer"),
+    "ask of an agent called observer": TOPICS.ask("observer"),
     "own state in another federation": OTHERS.state("press-1"),
     "own header in another federation": OTHERS.update("press-1", INCARNATION, 1, "h"),
     "another federation's head": OTHERS.head,
@@ -59,7 +63,10 @@ _INBOXES = {"own inbox", "another's inbox"}
 _FROM_AGENTS = {
     name
     for name, topic in TREE.items()
-    if topic.startswith((f"{TOPICS.base}/up/", f"{TOPICS.base}/state/", f"{TOPICS.base}/report/"))
+    if topic.startswith(
+        tuple(f"{TOPICS.base}/{kind}/" for kind in ("up", "state", "report", "ask"))
+    )
+    and name != "below an ask"
 }
 
 WRITES: dict[str, set[str]] = {
@@ -70,6 +77,7 @@ WRITES: dict[str, set[str]] = {
         "own header in another shard",
         "own state",
         "own report",
+        "own ask",
     },
     "coordinator": _PUBLISHED_FOR_ALL | _INBOXES,
     "observer": set(),

@@ -15,7 +15,14 @@ from tests.broker.wire_between import Between, between
 
 PROTOCOLS: tuple[Protocol, ...] = ("3.1.1", "5")
 both_protocols = pytest.mark.parametrize("protocol", PROTOCOLS)
-ALLOWED = {"own header", "own chunk", "own header in another shard", "own state", "own report"}
+ALLOWED = {
+    "own header",
+    "own chunk",
+    "own header in another shard",
+    "own state",
+    "own report",
+    "own ask",
+}
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -53,7 +60,7 @@ class Plant:
 def federation_rules(broker: RealBroker, text: str) -> None:
     """Uncomment the lines for the bridge at the end of the shipped file."""
     commented = re.compile(r"^#((user|topic) )", re.MULTILINE)
-    assert len(commented.findall(text)) == 5
+    assert len(commented.findall(text)) == 6
     path = broker.directory / "acl"
     path.write_text(commented.sub(r"\1", text) + path.read_text().removeprefix(text))
 
@@ -112,12 +119,13 @@ def heard_soon(client: Probe, topic: str) -> bytes:
 def test_an_update_and_its_receipt_cross_the_bridge(plant: Plant, protocol: Protocol) -> None:
     coordinator = plant.federation.connect("coordinator", protocol)
     agent = plant.plant.connect("press-1", protocol)
-    coordinator.subscribe(TOPICS.all_updates, TOPICS.all_reports)
+    coordinator.subscribe(TOPICS.all_updates, TOPICS.all_reports, TOPICS.all_asks)
     agent.subscribe(TOPICS.to("press-1"))
     for what, payload in (
         ("own header", b"header"),
         ("own chunk", bytes(120_000)),
         ("own report", b"counts"),
+        ("own ask", b"may I train?"),
     ):
         agent.publish(TREE[what], payload)
         assert heard_soon(coordinator, TREE[what]) == payload

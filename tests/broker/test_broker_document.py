@@ -11,18 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from tests.broker.conftest import RealBroker, free_port, settled
 from wire.codec import seal
 from wire.messages import (
+    NOVELTY_BINS,
     AgentState,
     Content,
     CoordinatorState,
     Delta,
     Evaluation,
+    Grant,
     Head,
     Message,
     Policy,
+    Readiness,
     Receipt,
     Receipts,
     Report,
@@ -266,6 +270,8 @@ def sizes() -> dict[str, int]:
         software="journeyman-agent 0.1.0",
         produced=1000,
     )
+    ask = Readiness(base_version=1000, examples=5000, loss=0.12, uplink_s=3.1, temperature_c=48.0)
+    shares = tuple((1000 + number) / 8192 for number in range(NOVELTY_BINS))
     delta = Delta(base=DIGEST, target=DIGEST, content=content(264_000))
     heads = [
         Head(
@@ -287,6 +293,9 @@ def sizes() -> dict[str, int]:
         "ten receipts": size(Receipts(items=(receipt,) * 10), "coordinator"),
         "one judged": size(Report(head=1000, evaluations=(judged,)), "press-1"),
         "three judged": size(Report(head=1000, evaluations=(judged,) * 3), "press-1"),
+        "ask": size(ask, "press-1"),
+        "ask with a histogram": size(structs.replace(ask, novelty=shares), "press-1"),
+        "grant": size(Grant(number=(5 << 32) + 7, base_version=1000), "coordinator"),
         "small head": size(heads[0], "coordinator"),
         "large head": size(heads[1], "coordinator"),
         "coordinator's state": size(CoordinatorState(status="online", session=3), "coordinator"),
@@ -306,6 +315,13 @@ def test_the_sizes_of_messages_are_those_of_the_table(document: str) -> None:
     assert "| report | 700 for each model judged |" in table
     assert found["one judged"] == pytest.approx(700, rel=0.15)
     assert found["three judged"] == pytest.approx(1900, rel=0.15)
+    assert "| ask | 210, and 580 for the histogram in every sixth |" in table
+    assert found["ask"] == pytest.approx(210, rel=0.1)
+    assert found["ask with a histogram"] - found["ask"] == pytest.approx(580, rel=0.1)
+    assert "| grant | 130 |" in table
+    assert found["grant"] == pytest.approx(130, rel=0.1)
+    overhead = 24 + 75  # as the page says
+    assert found["ask"] + 580 / 6 + overhead == pytest.approx(410, rel=0.05)
     assert "| head | 1,400 to 2,200 |" in table
     assert found["small head"] == pytest.approx(1400, rel=0.1)
     assert found["large head"] == pytest.approx(2200, rel=0.15)
@@ -318,6 +334,7 @@ def test_the_example_adds_up(document: str) -> None:
         "updates": updates * (parameters + 500),
         "headers again": updates * 30 * 480,
         "reports": versions * 1900,
+        "asks": updates * 60 * 410,
         "keep-alive": 86_400 / 20 * 204,
         "**models down**": (versions + candidates) * 4 * parameters,
         "models down": (0.66 * versions + candidates) * 4 * parameters,

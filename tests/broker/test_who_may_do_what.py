@@ -24,6 +24,7 @@ GREEDY = {
     "all updates": TOPICS.all_updates,
     "all inboxes": TOPICS.all_inboxes,
     "all reports": TOPICS.all_reports,
+    "all asks": TOPICS.all_asks,
     "all births": TOPICS.all_states,
     "all inboxes of all federations": "journeyman/+/+/to/+",
     "a share of all updates": f"$share/thieves/{TOPICS.all_updates}",

@@ -11,8 +11,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from coordinator.store import KnownAgent, Saved, Store
 from coordinator.view import About
 from wire.chunks import describe
@@ -89,6 +87,7 @@ def seed(path: Path) -> Seeded:
         _updates(db)
         _decisions(db)
         _agents(db)
+        db.execute("UPDATE alarms SET last_at = ?", (NOW - 700,))
     return Seeded(path)
 
 

@@ -3,13 +3,21 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from coordinator.evaluation_log import EvaluationLog
+from coordinator.evaluation_log import EvaluationLog, line_of
 from coordinator.federation import Federation
 from coordinator.store import Store
 from tests.coordinator.small_federation import Site, evaluation, open_federation
-from wire.messages import Report
+from wire.evaluation import (
+    add,
+    evaluate,
+    evaluate_classes,
+    evaluate_numbers,
+    evaluate_reconstruction,
+)
+from wire.messages import Evaluation, Report
 
 GOAL_1 = "[strategy]\ngoal = 1\n[gate]\nevery = 100\n"
 
@@ -78,3 +86,53 @@ def test_after_a_restart_a_printed_round_is_not_printed_again(
     log.resume(again)
     log.print_new(again)
     assert capsys.readouterr().out.count("round 0:") == 1
+
+
+def test_a_round_of_fewer_sites_than_the_charter_allows_has_a_line_without_figures(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    federation, site = open_federation(store, GOAL_1), Site()
+    log = EvaluationLog(store, is_synchronous=True, sites=3, k_min=2)
+    log.resume(federation)
+    report(federation, log, "p", "a")
+    report(federation, log, "p2", "a")  # the same site
+    next_version(federation, log, site)
+    said = capsys.readouterr().out
+    assert said == "round 0: no figures: of 1 sites, and the charter shows 2 or more\n"
+    report(federation, log, "p", "a")
+    report(federation, log, "q", "b")
+    next_version(federation, log, site)
+    assert capsys.readouterr().out.startswith("round 1: PR-AUC 0.")
+
+
+DIGEST = bytes(32)
+FIRST = np.arange(40) < 10
+
+
+@pytest.mark.parametrize(
+    ("judged", "line"),
+    [
+        (
+            evaluate(DIGEST, FIRST, np.where(FIRST, 0.9, 0.2)),
+            "PR-AUC 1.000  ROC-AUC 1.000  on 80 held-out rows (20 failures) of 2 sites",
+        ),
+        (
+            evaluate(DIGEST, FIRST & False, np.full(40, 0.2)),
+            "PR-AUC   -    ROC-AUC   -    on 80 held-out rows (0 failures) of 2 sites",
+        ),
+        (
+            evaluate_classes(DIGEST, np.arange(40) % 4, np.eye(4)[np.arange(40) % 2], FIRST * 1.0),
+            "F1 0.333  accuracy 0.500  on 80 held-out rows of 2 sites",
+        ),
+        (
+            evaluate_numbers(DIGEST, np.full(40, 80.0), 80 + 15.0 * FIRST, FIRST * 1.0),
+            "RMSE 7.5  MAE 3.75  on 80 held-out rows of 2 sites",
+        ),
+        (
+            evaluate_reconstruction(DIGEST, np.full(40, 0.125)),
+            "mean loss 0.125  on 80 held-out rows of 2 sites",
+        ),
+    ],
+)
+def test_each_kind_of_task_has_its_own_figures(judged: Evaluation, line: str) -> None:
+    assert line_of(add([judged, judged]), 2) == line

@@ -41,11 +41,13 @@ function showButtons() {
   for (const button of document.querySelectorAll("button[data-act]")) button.hidden = false;
 }
 
-// A select keeps what was picked when its options are still there.
+// What was scrolled, picked or focused stays so, when it is still there.
 function replace(element, html) {
+  const along = element.querySelector(".scroll")?.scrollLeft ?? 0;
   const picked = element.querySelector("select")?.value;
   const focused = element.contains(document.activeElement) ? document.activeElement : null;
   element.innerHTML = html;
+  if (along) element.querySelector(".scroll").scrollLeft = along;
   const select = element.querySelector("select");
   if (select && picked !== undefined) select.value = picked;
   if (select && select.selectedIndex < 0) select.selectedIndex = 0;
