@@ -30,6 +30,7 @@ from agent.local_tensors import LocalTensors
 from agent.models import Models
 from agent.notify import notify, watchdog_interval_s
 from agent.outbox import Outbox
+from agent.personal import Personal
 from agent.reporting import Reporting
 from agent.sensors.opcua import SourceLostError, opcua_samples
 from agent.signals.rows import Row, RowCutter
@@ -75,6 +76,20 @@ class Agent:
         )
         self._turn = Turn(state, self._history.training_rows(), self._adoption.changed)
         self._operator = Operator()
+        self._process = TrainingProcess(
+            memory_bytes=settings.training.memory_bytes,
+            idle_s=settings.training.idle_s,
+            backend=settings.training.backend,
+        )
+        self._personal = Personal(
+            self._adoption,
+            self._history,
+            self._process,
+            identity.agent,
+            settings.personal,
+            state,
+            lambda: self._turn.is_training or self._operator.paused,
+        )
         self._rows: asyncio.Queue[list[Row]] = asyncio.Queue(_ROWS_QUEUE)
         self._made = asyncio.Event()
         self._status_is_stale = False
@@ -105,20 +120,16 @@ class Agent:
     async def run(self) -> None:
         """Run until cancelled; the first failure of any task ends all."""
         counter = Counter(self._outbox.next_session())
-        training = self._settings.training
-        process = TrainingProcess(
-            memory_bytes=training.memory_bytes, idle_s=training.idle_s, backend=training.backend
-        )
         learner = Learner(
             self._adoption,
             self._history,
             self._outbox,
-            process,
+            self._process,
             self._identity,
             counter,
             self._operator,
             self._status,
-            training.pause_s,
+            self._settings.training.pause_s,
             self._made,
             Unfinished(self._state),
             self._turn,
@@ -129,11 +140,12 @@ class Agent:
                 tasks.create_task(self._acquire(), name="acquire")
                 tasks.create_task(self._keep_rows(), name="keep rows")
                 tasks.create_task(learner.run(), name="learn")
+                tasks.create_task(self._personal.run(), name="personalise")
                 tasks.create_task(self._connection.run(), name="connection")
                 tasks.create_task(self._report(), name="report")
                 tasks.create_task(self._keep_house(counter), name="keep house")
         finally:
-            await process.close()
+            await self._process.close()
             self._keep([])
             self._write_status()
 
@@ -187,7 +199,7 @@ class Agent:
         adopted = self._adoption.current
         if adopted is None or adopted.unready:
             return
-        scores = adopted.score(adopted.serve, np.array([row.values for row in rows]))
+        scores = self._personal.score(adopted, np.array([row.values for row in rows]))
         self._status.scored += len(rows)
         self._status.score = float(scores[-1])
         self._status.alarms += int(adopted.model.alarms(scores).sum())
@@ -220,6 +232,8 @@ class Agent:
             status.head = adopted.head.sequence
             status.train_version = adopted.head.train.version
             status.serve_version = adopted.head.serve.version
+            status.serving = str(self._personal.serving(adopted).kind)
+        status.personal = self._personal.state
         try:
             write_status(self._state, status)
         except OSError as error:

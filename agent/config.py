@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 
 from agent.learning.choice import BackendName
+from agent.learning.personalise import PersonalTable
 from agent.sensors.opcua import OpcUaSettings, node_problem
 from wire.chunks import CHUNK_BYTES
 from wire.codec import MAX_BYTES
@@ -86,6 +87,7 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
     history: HistoryTable = HistoryTable()
     training: TrainingTable = TrainingTable()
     outbox: OutboxTable = OutboxTable()
+    personal: PersonalTable = PersonalTable()
 
 
 @dataclass(frozen=True)

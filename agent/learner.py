@@ -137,6 +137,7 @@ class Learner:
                 continue
             self.turn.begin()
             await self._train(self._standardise(adopted), decision)
+            self.turn.end()
             await asyncio.sleep(self.pause_s)
 
     def _standardise_first(self) -> None:

@@ -13,7 +13,7 @@ from agent.history import History
 from agent.judge import judge
 from agent.personal import Personal
 from agent.statistics import statistics_of
-from wire.messages import Choice, Report, Statistics
+from wire.messages import Report, Statistics
 
 AGAIN_S = 600.0
 """Held-out rows grow while the head stays: drift is seen within twice this."""
@@ -24,7 +24,7 @@ class _Subject:
     """What a report was about; another one is due when it changes."""
 
     head: int
-    choice: bytes
+    serving: str
     has_statistics: bool
 
 
@@ -51,21 +51,19 @@ class Reporting:
         adopted = self.adoption.current
         if adopted is None:
             return None
-        choice = self.personal.choice()
         subject = _Subject(
             adopted.head.sequence,
-            b"" if choice is None else choice.evaluation.digest,
+            self.personal.serving(adopted).reason,
             self._has_statistics(adopted),
         )
         if subject == self._told and now_s - self._told_s < AGAIN_S:
             return None
         self._told, self._told_s = subject, now_s
-        return self._report(adopted, choice, self._statistics(adopted, subject))
+        return self._report(adopted, self._statistics(adopted, subject))
 
-    def _report(
-        self, adopted: Adopted, choice: Choice | None, statistics: Statistics | None
-    ) -> Report | None:
-        judged = judge(adopted, self.history.read(held_out=True))
+    def _report(self, adopted: Adopted, statistics: Statistics | None) -> Report | None:
+        held_out = self.history.read(held_out=True)
+        judged, choice = judge(adopted, held_out), self.personal.choice(adopted, held_out)
         if judged is None and choice is None and statistics is None:
             return None
         report = judged or Report(head=adopted.head.sequence)

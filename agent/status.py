@@ -37,6 +37,10 @@ class Status(msgspec.Struct, kw_only=True):
     head: int = 0
     train_version: int | None = None
     serve_version: int | None = None
+    serving: str = "global"
+    """Which model scores: the served version, or one of this site's own."""
+    personal: str = ""
+    """Why that one, or what the choice waits for."""
     base_version: int | None = None
     learning: str = "waiting for a head"
     produced: int = 0

@@ -64,6 +64,7 @@ class Turn:
       conditions: what feeds the gateway.
       rng: of cryptographic quality.
       loss: mean loss of the last training's first epoch; None before it.
+      is_training: whether the training child is the learner's now; else others may use it.
       changed: the learner's alarm clock, set when the answer of `decide` may be another one.
     """
 
@@ -73,6 +74,7 @@ class Turn:
     conditions: Callable[[], Conditions] = read_conditions
     rng: random.Random = field(default_factory=random.SystemRandom)
     loss: float | None = None
+    is_training: bool = False
     _standing: Standing = field(default_factory=lambda: Standing(is_linked=False))
     _wish: _Wish | None = None
     _asks: int = 0
@@ -113,8 +115,12 @@ class Turn:
         self._wish = _Wish(base_version, examples, bundle, inputs)
 
     def begin(self) -> None:
-        """Training begins: nothing is asked for until it is over."""
-        self._wish = None
+        """Training begins: nothing is asked for, and the training child is taken, until `end`."""
+        self._wish, self.is_training = None, True
+
+    def end(self) -> None:
+        """Training is over, with an update or without."""
+        self.is_training = False
 
     def made(self, decision: Decision, update: tuple[str, int], loss: float, now_s: float) -> None:
         """An update was made: its grant is used up."""

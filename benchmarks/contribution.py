@@ -29,10 +29,12 @@ from numpy.typing import NDArray
 
 from coordinator.aggregation import Model, Rules, advance, begin, is_ready, take
 from coordinator.contribution import (
+    Accounting,
     ContributionSettings,
     Observation,
     SiteContribution,
     estimate,
+    from_bytes,
     improvement,
     membership,
 )
@@ -52,6 +54,8 @@ FEATURES, HIDDEN, CLASSES = 20, 24, 6
 PARAMETERS = FEATURES * HIDDEN + HIDDEN + HIDDEN * CLASSES + CLASSES
 POLICY = Policy(scale=4e-3, clip_norm=10.0, weight_cap=1000)
 LEARNING_RATE, EPOCHS, BATCH = 0.05, 2, 16
+SETTINGS = ContributionSettings(least_versions=3)
+"""Values early on too; what they are worth then is what the table shows."""
 CLUSTERS = 3
 """Clouds of points that make a class: a linear model could not tell them apart."""
 
@@ -144,6 +148,7 @@ def _setting(title: str, plant: Plant, seeds: range) -> tuple[float, dict[str, f
         row = [float(np.mean([auc(run, scores(run, number)) for run in runs])) for number in points]
         print(way.ljust(51), *(f"{value:6.3f}" for value in row), flush=True)
         last[way] = row[-1]
+    _check_that_reading_back_changes_nothing(runs[0])
     noisy, clean = np.mean([_flagged(run) for run in runs], axis=0)
     print(f"below zero by two errors: {noisy:.0%} of the noisy sites, {clean:.1%} of the clean")
     return last.pop(OURS), last
@@ -187,15 +192,31 @@ def auc(run: Run, scores: Mapping[str, float]) -> float:
     return float(np.mean((clean > noisy) + 0.5 * (clean == noisy)))
 
 
-def contributions(history: list[Version], judges: float = 0.5) -> list[SiteContribution]:
+def contributions(
+    history: list[Version], judges: float = SETTINGS.judges
+) -> list[SiteContribution]:
     """What the product says after these versions."""
-    settings = ContributionSettings(judges=judges, least_versions=3)
-    observations = []
-    for number, version in enumerate(history, start=1):
-        measured = improvement(version.before, version.after, settings.judges)
-        if measured is not None:
-            observations.append(Observation(number, version.shares, *measured))
-    return estimate(observations, settings)
+    return estimate(_observations(history, judges), SETTINGS)
+
+
+def _observations(history: list[Version], judges: float) -> list[Observation]:
+    measured = [improvement(version.before, version.after, judges) for version in history]
+    return [
+        Observation(number, version.shares, *drop_and_rows)
+        for number, (version, drop_and_rows) in enumerate(
+            zip(history, measured, strict=True), start=1
+        )
+        if drop_and_rows is not None
+    ]
+
+
+def _check_that_reading_back_changes_nothing(run: Run) -> None:
+    """A coordinator writes its sums after each version, and goes on from them when restarted."""
+    sums = Accounting(SETTINGS)
+    for observation in _observations(run.history, SETTINGS.judges):
+        sums = from_bytes(sums.add(observation).to_bytes(), SETTINGS)
+    if sums.estimate() != contributions(run.history):
+        raise SystemExit("sums that were written and read after each version estimate otherwise")
 
 
 def _regression(judges: float) -> Callable[[Run, int], dict[str, float]]:

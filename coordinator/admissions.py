@@ -31,15 +31,17 @@ Memory is constant for each agent, and agents are those that were enrolled.  Tim
 import math
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.selection import Candidate, SelectionSettings, choose, columns
+from coordinator.selection import Candidate, Candidates, SelectionSettings, choose, columns
 from coordinator.strategies.choice import StrategySettings
 from wire.messages import NOVELTY_BINS, Grant, Readiness
 from wire.novelty import distance_by_chance, distances
+
+Vector = NDArray[np.float64]
 
 ASK_EXPIRES_S = 60.0
 """Six asks: an agent that was not heard of for so long would not hear its grant either."""
@@ -77,17 +79,19 @@ class _Agent:
     """What is remembered of one agent.
 
     Attributes:
-      readiness: what it asked with, while it waits.
+      candidate: what it asked with, while it waits.
+      base_version: what it would train from.
       asked_s: when it asked last.
       novelty: float64, (NOVELTY_BINS,): the last histogram that it told.
       grant: its lease, given at `granted_s`.
       is_owed: the grant is to be said, for the first time or again.
     """
 
-    site: str
-    readiness: Readiness | None = None
+    site: str = ""
+    candidate: Candidate | None = None
+    base_version: int = 0
     asked_s: float = 0.0
-    novelty: NDArray[np.float64] | None = None
+    novelty: Vector | None = None
     grant: Grant | None = None
     granted_s: float = 0.0
     is_owed: bool = False
@@ -124,7 +128,7 @@ class Admissions:
     _window: deque[Counter[str]] = field(default_factory=lambda: deque([Counter()]), init=False)
     _recent: Counter[str] = field(default_factory=Counter, init=False)
     """Sum of the window's counters."""
-    _learned: NDArray[np.float64] | None = field(default=None, init=False)
+    _learned: Vector | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.boot < MAX_BOOTS:
@@ -135,12 +139,13 @@ class Admissions:
 
     def on_ask(self, agent: str, site: str, readiness: Readiness, now_s: float) -> None:
         """An agent is ready; one that does not repeat its histogram keeps the one it told."""
-        known = self._agents.setdefault(agent, _Agent(site))
+        known = self._agents.setdefault(agent, _Agent())
         known.site, known.asked_s = site, now_s
         if len(readiness.novelty) == NOVELTY_BINS:
             known.novelty = np.array(readiness.novelty, dtype=np.float64)
         if known.grant is None:
-            known.readiness = readiness
+            known.candidate = _candidate(agent, site, readiness)
+            known.base_version = readiness.base_version
         else:
             known.is_owed = True
 
@@ -171,7 +176,7 @@ class Admissions:
         """The agent's will came: it would not hear a grant.  Its lease goes on."""
         known = self._agents.get(agent)
         if known is not None:
-            known.readiness, known.is_owed = None, False
+            known.candidate, known.is_owed = None, False
 
     def on_version(self, version: int) -> None:
         """A version was made: the window moves, and with fedavg the round is over."""
@@ -204,7 +209,7 @@ class Admissions:
             self._granted += 1
             known = self._agents[agent]
             known.grant = Grant(number=(self.boot << 32) + self._granted, base_version=version)
-            known.readiness, known.granted_s, known.is_owed = None, now_s, True
+            known.candidate, known.granted_s, known.is_owed = None, now_s, True
         said = []
         for agent, known in self._agents.items():
             if known.is_owed and known.grant is not None:
@@ -215,7 +220,7 @@ class Admissions:
     @property
     def waiting(self) -> int:
         """Agents that asked and have no lease."""
-        return sum(known.readiness is not None for known in self._agents.values())
+        return sum(known.candidate is not None for known in self._agents.values())
 
     @property
     def leases(self) -> int:
@@ -228,8 +233,8 @@ class Admissions:
 
     def _expire(self, now_s: float) -> None:
         for known in self._agents.values():
-            if known.readiness is not None and now_s - known.asked_s >= ASK_EXPIRES_S:
-                known.readiness = None
+            if known.candidate is not None and now_s - known.asked_s >= ASK_EXPIRES_S:
+                known.candidate = None
             if known.grant is not None and now_s - known.granted_s >= self._lease_s(known):
                 known.end_lease()
                 known.durations = Durations()  # they did not tell
@@ -249,15 +254,18 @@ class Admissions:
 
     def _choose(self) -> list[str]:
         slots = self._free_slots()
-        waiting = {
-            agent: known.readiness
-            for agent, known in self._agents.items()
-            if known.readiness is not None and self._is_in_time(known.readiness)
-        }
-        if slots <= 0 or not waiting:
+        if slots <= 0:
+            return []
+        waiting = [
+            known.candidate
+            for known in self._agents.values()
+            if known.candidate is not None
+            and (not self._is_in_rounds or known.base_version == self._version)
+        ]
+        if not waiting:
             return []
         held = {known.site for known in self._agents.values() if known.grant is not None}
-        candidates = columns(self._candidates(waiting))
+        candidates = self._table(waiting)
 
         def chosen(recent: Mapping[str, int]) -> list[str]:
             return choose(
@@ -272,36 +280,34 @@ class Admissions:
             self._window, self._recent = deque([Counter()]), Counter()
         return found
 
-    def _is_in_time(self, readiness: Readiness) -> bool:
-        return not self._is_in_rounds or readiness.base_version == self._version
+    def _table(self, waiting: list[Candidate]) -> Candidates:
+        """Who waits, as columns, with how far each is from what was learned from lately."""
+        table = columns(waiting)
+        if self._learned is None or not self.settings.novelty:
+            return table
+        told = [self._agents[agent].novelty for agent in table.agents]
+        return replace(table, novelty=_beyond_chance(told, table.examples, self._learned))
 
-    def _candidates(self, waiting: dict[str, Readiness]) -> list[Candidate]:
-        novelty = self._novelty(waiting)
-        return [
-            Candidate(
-                agent=agent,
-                site=self._agents[agent].site,
-                examples=asked.examples,
-                loss=asked.loss,
-                novelty=novelty.get(agent),
-                uplink_s=asked.uplink_s,
-                power=asked.power,
-                battery=asked.battery,
-                temperature_c=asked.temperature_c,
-            )
-            for agent, asked in waiting.items()
-        ]
 
-    def _novelty(self, waiting: dict[str, Readiness]) -> dict[str, float]:
-        """How far each is from what was learned from lately, beyond what noise alone does."""
-        told = {
-            agent: novelty
-            for agent in waiting
-            if (novelty := self._agents[agent].novelty) is not None
-        }
-        if self._learned is None or not told or not self.settings.novelty:
-            return {}
-        examples = np.array([waiting[agent].examples for agent in told], dtype=np.float64)
-        apart = distances(np.array(list(told.values())), self._learned)
-        beyond = np.maximum(apart - distance_by_chance(examples), 0.0)
-        return dict(zip(told, beyond.tolist(), strict=True))
+def _candidate(agent: str, site: str, asked: Readiness) -> Candidate:
+    return Candidate(
+        agent=agent,
+        site=site,
+        examples=asked.examples,
+        loss=asked.loss,
+        uplink_s=asked.uplink_s,
+        power=asked.power,
+        battery=asked.battery,
+        temperature_c=asked.temperature_c,
+    )
+
+
+def _beyond_chance(told: list[Vector | None], examples: Vector, learned: Vector) -> Vector:
+    """Distances of histograms from `learned`, less what noise alone makes; NaN where none is."""
+    result = np.full(len(told), np.nan)
+    rows = [row for row, histogram in enumerate(told) if histogram is not None]
+    if rows:
+        stacked = np.array([histogram for histogram in told if histogram is not None])
+        apart = distances(stacked, learned) - distance_by_chance(examples[rows])
+        result[rows] = np.maximum(apart, 0.0)
+    return result

@@ -54,6 +54,7 @@ class Coordinator:
             store,
             is_synchronous,
             settings.strategy.clients if is_synchronous else settings.gate.quorum,
+            k_min=identity.trust.charter.k_min,
         )
         evaluations.resume(federation)
         boot = store.next_boot()

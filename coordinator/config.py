@@ -31,6 +31,7 @@ from wire.mqtt import BrokerSettings
 from wire.settings import Settings, read_settings, settings_error
 from wire.signing import PrivateKey, parse_public_key, read_private_key
 from wire.sparse import problem_with as problem_with_sparse
+from wire.tally import check_judged
 from wire.tensors import Params
 from wire.trust import Trust, read_charter
 
@@ -152,6 +153,9 @@ def _contradictions(identity: Identity, settings: CoordinatorSettings) -> Iterat
     problem = problem_with_robust(settings.robust, members, k_min)
     if problem:
         yield "robust.buckets", problem
+    unjudged = check_judged(identity.bundle.manifest)
+    if unjudged:
+        yield "coordinator.bundle", unjudged
     unfit = unfit_metric(settings.gate, identity.bundle.manifest)
     if unfit:
         yield "gate.metric", unfit

@@ -114,11 +114,10 @@ def decide(
     Raises:
       MalformedError: evaluations of different tasks, which `check_evaluation` keeps away.
     """
-    both = sorted(
-        reporter
-        for reporter in candidate.keys() & served.keys()
-        if _has_same_rows(candidate[reporter], served[reporter])
-    )
+    named = sorted(candidate.keys() & served.keys())
+    if len(sites_of(named)) < settings.quorum:
+        return None  # at once: this is asked with every report
+    both = [name for name in named if _has_same_rows(candidate[name], served[name])]
     sites = sites_of(both)
     if len(sites) < settings.quorum:
         return None

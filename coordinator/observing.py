@@ -20,7 +20,7 @@ from coordinator.publication import keep
 from coordinator.record import Figure, Judged
 from coordinator.site_statistics import combine, missing_sites, problem_of
 from coordinator.store import Saved, Store
-from wire.errors import MalformedError
+from wire.errors import MalformedError, WireError
 from wire.figures import figure
 from wire.manifest import columns
 from wire.messages import Choice, Evaluation, Report, Statistics, VersionRef
@@ -158,7 +158,7 @@ class Observing:
         accounted, body = record.accounting()
         if version <= max(accounted, 1):
             return
-        sums = from_bytes(body, settings) if body else Accounting(settings)
+        sums = self._sums(body)
         if version % (1 + len(sums.sites) // _SITES_A_VERSION):
             return
         members = shares(record.memberships_of(version))
@@ -173,6 +173,15 @@ class Observing:
             if each.value is not None and each.error is not None
         }
         record.keep_accounting(version, sums.to_bytes(), values)
+
+    def _sums(self, body: bytes) -> Accounting:
+        """What was accounted for so far; anew where another version of this program wrote it."""
+        settings = self._settings.contribution
+        try:
+            return from_bytes(body, settings) if body else Accounting(settings)
+        except WireError as error:
+            logger.warning("contributions are accounted for anew: %s", error)
+            return Accounting(settings)
 
 
 def _judged(saved: Saved) -> dict[bytes, list[tuple[int, Judged]]]:

@@ -19,6 +19,7 @@ An agent above its cap, or too hot or too empty to train, is never chosen.  The 
 candidates come in changes nothing.  Pure: time, history and chance come from the caller.
 """
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -172,7 +173,8 @@ def choose(
     rows = [*lucky]
     if slots > by_lot:
         merit = scores(candidates, able, settings)[others]
-        ranked = others[np.argsort(-merit)]  # in whatever order equal ones are now, it is by lot
+        steps = np.rint((1 - merit) * 65535).astype(np.uint16)  # sorted ten times as fast as floats
+        ranked = others[np.argsort(steps, kind="stable")]  # equal ones stay as they were drawn
         missing = min(slots - by_lot, k_min - len(taken))
         rows += _of_further_sites(ranked, candidates.sites, taken, missing)
         is_taken = np.zeros(len(able), dtype=np.bool_)
@@ -240,10 +242,12 @@ def quantiles(values: Vector) -> Vector:
 def _below_cap(
     candidates: Candidates, settings: SelectionSettings, recent: Mapping[str, int]
 ) -> Mask:
-    capped = {agent for agent, updates in recent.items() if updates >= settings.per_agent_cap}
-    if not capped:
-        return np.ones(len(candidates.agents), dtype=np.bool_)
-    return np.array([agent not in capped for agent in candidates.agents], dtype=np.bool_)
+    below = np.ones(len(candidates.agents), dtype=np.bool_)
+    for agent, updates in recent.items():
+        row = bisect_left(candidates.agents, agent)
+        if row < len(below) and candidates.agents[row] == agent:
+            below[row] = updates < settings.per_agent_cap
+    return below
 
 
 def _of_further_sites(

@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.aggregate import Buffer, Member, empty, settled
+from coordinator.drift import is_baseline
 from coordinator.record import RECORD_SCHEMA, Record
 from wire.database import open_database, sqlite_errors, transaction
 from wire.messages import Content, Delta, Evaluation, UpdateHeader, VersionRef
@@ -465,13 +466,23 @@ class Store:
     # Evaluations
 
     def keep_evaluations(self, agent: str, evaluations: Iterable[Evaluation]) -> None:
-        """Remember a site's newest judgements, inside a transaction."""
+        """Remember a site's newest judgements, inside a transaction.
+
+        The first one stays what drift is told by, once it has rows enough for that.
+        """
         for evaluation in evaluations:
             body = msgspec.msgpack.encode(evaluation)
+            first = self.first_evaluation(evaluation.digest, agent)
+            baseline = body if first is None or not is_baseline(first) else None
             self._db.execute(
-                "INSERT INTO evaluations VALUES (?, ?, ?, ?)"
-                " ON CONFLICT (digest, agent) DO UPDATE SET body = excluded.body",
-                (evaluation.digest, agent, body, body),
+                "INSERT INTO evaluations VALUES (:digest, :agent, :body, :body) ON CONFLICT"
+                " (digest, agent) DO UPDATE SET body = :body, first = coalesce(:baseline, first)",
+                {
+                    "digest": evaluation.digest,
+                    "agent": agent,
+                    "body": body,
+                    "baseline": baseline,
+                },
             )
 
     def evaluations(self, digest: bytes) -> dict[str, Evaluation]:

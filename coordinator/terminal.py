@@ -146,15 +146,15 @@ def _sites(view: View, ink: _Ink) -> list[str]:
     most = max(
         (abs(site.contribution.value) for site in view.sites if site.contribution), default=0
     )
-    rows = [_site(site, digits_for(most)) for site in view.sites[:_ROWS]]
+    rows = [_site(site, view.quality.metric, digits_for(most)) for site in view.sites[:_ROWS]]
     title = f"Sites, {metric_name(view.quality.metric)} on rows of their own"
     return [ink.title(title), *_table(head, rows, "<>>>>><", ink), *_more(view.site_count)]
 
 
-def _site(site: Site, digits: int) -> tuple[str, ...]:
+def _site(site: Site, metric: str, digits: int) -> tuple[str, ...]:
     given = site.contribution
     return (
-        _clean(site.site),
+        _clean(site.site) + ("" if site.metric == metric else f" ({metric_name(site.metric)})"),
         *(figure(site.metric, site.figures.get(model)) for model in ("train", "serve", "chosen")),
         count(site.rows),
         f"{signed(given.value, digits)} ± {given.error:.{digits}f}" if given else NONE,

@@ -316,8 +316,8 @@ def presence(events: Sequence[tuple[float, str]], now: float) -> Presence:
     begin, since, online = now - WINDOW_S, None, 0.0
     known_from: float | None = None
     stretches: list[tuple[float, float]] = []
-    until = [at for at, _ in events[1:]] + [now]
-    for (at, status), end in zip(events, until, strict=True):
+    for number, (at, status) in enumerate(events):
+        end = events[number + 1][0] if number + 1 < len(events) else now
         first, last = min(max(at, begin), now), min(max(end, begin), now)
         known_from = first if known_from is None else known_from
         if status == "online":

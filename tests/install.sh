@@ -5,6 +5,7 @@
 #   mosquitto        with apt: a real broker, and its command-line clients
 #   nodejs, npm      with apt: run node-opcua, an OPC UA server that shares no code with asyncua
 #   systemd          with apt: systemd-analyze judges the units
+#   chromium         with apt: show the coordinator's page in a real browser
 #   gcc, libc6-dev   with apt: compile the fault shim (power cuts, full disks, clock jumps)
 #   atheris          into PYTHON's environment, with pip: coverage guides tests/fuzz
 #   TFLite           with pip: ai-edge-litert with tflite-micro, and tflite-runtime (Python 3.11),
@@ -28,6 +29,8 @@ install_with_apt() {
   have node || packages+=(nodejs)
   have npm || packages+=(npm)
   have systemd-analyze || packages+=(systemd)
+  # Ubuntu's package of that name only fetches a snap; its tests are then skipped.
+  have chromium || packages+=(chromium)
   have cc || packages+=(gcc libc6-dev)
   ((${#packages[@]})) || return 0
   if ! have apt-get; then

@@ -24,10 +24,16 @@ from agent.config import AgentSettings, Identity, read_agent_settings, read_iden
 from agent.connection import Connection
 from agent.delivery import Schedule
 from agent.history import History
-from agent.making import Operator, Trained, make_update
+from agent.learner import Operator
+from agent.learning.personalise import PersonalTable
+from agent.learning.worker import TrainingProcess
+from agent.making import Trained, make_update
 from agent.models import Models
 from agent.outbox import Outbox
+from agent.personal import Personal
+from agent.reporting import Reporting
 from agent.status import Status
+from agent.turn import Turn
 from wire.codec import Counter
 
 _WARM_UP = 10
@@ -61,13 +67,27 @@ class LoneAgent:
             settings.broker,
             identity,
             self._outbox,
-            History(state / "history.db", channels, 1000, 0.1),
+            self._reporting(History(state / "history.db", channels, 1000, 0.1), state),
+            Turn(state, 0, self._adoption.changed),
             self._adoption,
             Operator(),
             status,
             Schedule([], random.Random()),
             self._made,
         )
+
+    def _reporting(self, history: History, state: Path) -> Reporting:
+        """Reports of an agent that serves the federation's model and has no rows."""
+        personal = Personal(
+            self._adoption,
+            history,
+            TrainingProcess(),
+            self._identity.agent,
+            PersonalTable(enabled=False),
+            state,
+            lambda: True,
+        )
+        return Reporting(self._adoption, history, personal)
 
     async def measure(self, updates: int) -> dict[str, float]:
         """Make and deliver so many updates; return the figures."""

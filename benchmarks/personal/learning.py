@@ -17,6 +17,9 @@ from agent.learning.choice import open_backend
 from agent.learning.graph import Graph, Params, initial_params
 from agent.learning.losses import Loss
 from agent.learning.personalise import (
+    Candidate,
+    CandidateFailed,
+    Making,
     OwnRows,
     Personalised,
     PersonalTable,
@@ -26,13 +29,13 @@ from agent.learning.personalise import (
 from agent.learning.plan import TrainingPlan
 from agent.learning.rows import Labelled
 from agent.learning.runtime import Backend
-from agent.learning.train import TrainingResult, train
+from agent.learning.train import TrainingDiverged, TrainingResult, train
 from coordinator import aggregation
 from coordinator.average import add_version
 from coordinator.robust import RobustSettings
 from coordinator.server_optimizer import ServerOptimizerSettings, make_server_optimizer
 from coordinator.strategies.choice import StrategySettings, make_strategy
-from coordinator.strategies.strategy import Offer
+from coordinator.strategies.strategy import Offer, Rejected
 from wire.messages import Policy
 from wire.tensors import clip, flatten, quantize, read_integers, unflatten
 
@@ -84,7 +87,10 @@ class InProcess:
         held_out: Labelled | None = None,
     ) -> TrainingResult:
         """Train from `params` on rows x with labels y."""
-        return train(self.backend, params, x, y, plan, held_out=held_out)
+        try:
+            return train(self.backend, params, x, y, plan, held_out=held_out)
+        except TrainingDiverged as error:
+            raise CandidateFailed(str(error)) from error
 
     async def infer(self, params: Params, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the model's outputs."""
@@ -133,8 +139,10 @@ def federate(job: Job, sites: Sequence[Site], recipe: Recipe, seed: int) -> Para
             offer = Offer(site.name, site.name, len(site.train[0]), model.version)
             integers = read_integers(content, 8, len(model.params))
             taken = aggregation.take(rules, model, offer, integers, recipe.scale)
-            if not isinstance(taken, aggregation.Model):
-                raise RuntimeError(f"update of {site.name} was refused: {taken.reason}")
+            if isinstance(taken, Rejected):
+                raise RuntimeError(  # noqa: TRY004  a value, not a type, is wrong
+                    f"update of {site.name} was refused: {taken.reason}"
+                )
             model = taken
         model = aggregation.advance(rules, model, recipe.scale)
         average = add_version(average, model.params, version, recipe.decay)
@@ -145,6 +153,27 @@ def personalised(
     job: Job, served: Params, site: Site, plan: TrainingPlan, table: PersonalTable
 ) -> Personalised:
     """What one site serves, chosen as an agent does."""
-    rows = OwnRows(site.train, site.choose)
-    start = Start(served, job.initial)
-    return asyncio.run(personalise(InProcess(job.backend), job.loss, start, rows, plan, table))
+    making = Making(
+        trainer=InProcess(job.backend),
+        loss=job.loss,
+        start=Start(served, job.initial),
+        rows=OwnRows(site.train, site.choose),
+        plan=plan,
+        table=table,
+    )
+    return asyncio.run(personalise(making))
+
+
+def train_alone(
+    job: Job, start: Candidate, site: Site, plan: TrainingPlan, epochs: int
+) -> Candidate:
+    """Train on one site's rows alone for so many epochs, whatever becomes of it."""
+    x, y = site.train
+    fixed = replace(plan, epochs=epochs, proximal=0.0)
+    trained = train(job.backend, start.params, start.inputs(x), y, fixed)
+    return replace(start, params=trained.params)
+
+
+def outputs(job: Job, candidate: Candidate, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What a candidate gives for inputs as the federation has them."""
+    return job.backend.infer(candidate.params, candidate.inputs(x))

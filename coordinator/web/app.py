@@ -24,7 +24,7 @@ from coordinator.reader import Reader, ViewError
 from coordinator.web.actions import Actions, Desk
 from coordinator.web.guard import Guard
 from coordinator.web.metrics import CONTENT_TYPE, metrics_text
-from coordinator.web.page import html_of, page_of
+from coordinator.web.page import html_of
 from coordinator.web.stream import EVERY_S, MAX_STREAMS, Watch, events
 
 _RETRY_S = "10"
@@ -49,7 +49,7 @@ def create_app(
       is_stopping: whether the server is about to end, so that streams end too.
       every_s: shortest time between two looks at the database.
     """
-    shown = _Shown(Watch(reader, every_s), may_act=bool(token), is_stopping=is_stopping)
+    shown = _Shown(Watch(reader, bool(token), every_s), is_stopping)
     static = Path(str(files("coordinator.web").joinpath("static")))
     return Starlette(
         routes=[
@@ -73,12 +73,11 @@ def _unreadable(_: Request, error: Exception) -> Response:
 class _Shown:
     """The handlers that only show."""
 
-    def __init__(self, watch: Watch, *, may_act: bool, is_stopping: Callable[[], bool]) -> None:
-        self._watch, self._may_act, self._is_stopping = watch, may_act, is_stopping
+    def __init__(self, watch: Watch, is_stopping: Callable[[], bool]) -> None:
+        self._watch, self._is_stopping = watch, is_stopping
 
     async def page(self, _: Request) -> Response:
-        page = page_of(await self._watch.latest(), may_act=self._may_act)
-        return Response(html_of(page), media_type="text/html")
+        return Response(html_of(await self._watch.page()), media_type="text/html")
 
     async def view(self, _: Request) -> Response:
         data = msgspec.json.encode(await self._watch.latest())
@@ -103,9 +102,7 @@ class _Shown:
     async def _stream(self) -> AsyncIterator[bytes]:
         self._watch.streams += 1
         try:
-            async for event in events(
-                self._watch, may_act=self._may_act, is_stopping=self._is_stopping
-            ):
+            async for event in events(self._watch, self._is_stopping):
                 yield event
         finally:
             self._watch.streams -= 1

@@ -60,8 +60,12 @@ class Guard:
     def is_known(self, host: str) -> bool:
         """Whether a `Host` header names this page; the port does not matter."""
         name = host.lower()
-        ends = "]" if name.startswith("[") else ":"
-        name = name.removeprefix("[").partition(ends)[0]
+        if name.startswith("["):
+            name, _, rest = name[1:].partition("]")
+            if rest and not rest.startswith(":"):
+                return False
+        else:
+            name = name.partition(":")[0]
         try:
             ipaddress.ip_address(name)
         except ValueError:

@@ -161,7 +161,7 @@ def _tiles(view: View) -> str:
     quality, buffer, now = view.quality, view.buffer, view.read_at
     served_at = quality.served[-1].at if quality.served else None
     point = quality.newest("serve", view.serve)
-    of = metric_name(quality.metric)
+    of = _e(metric_name(quality.metric))
     served = f"{of} {figure(quality.metric, point.value)}" if point else "not judged yet"
     judged = quality.newest("candidate", view.candidate) if view.candidate is not None else None
     asked = (

@@ -10,6 +10,7 @@ from coordinator.reader import Reader, read_about
 from coordinator.web.actions import Actions
 from coordinator.web.app import create_app
 from coordinator.web.settings import WebSettings, is_loopback, read_token, split_address
+from coordinator.web.stream import EVERY_S
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,9 @@ def serve(
         reader.close()
 
 
-def make_server(reader: Reader, actions: Actions, web: WebSettings, token: str) -> uvicorn.Server:
+def make_server(
+    reader: Reader, actions: Actions, web: WebSettings, token: str, every_s: float = EVERY_S
+) -> uvicorn.Server:
     """The server, not yet running; port 0 takes a free one."""
     host, port = split_address(web.listen)
     servers: list[uvicorn.Server] = []
@@ -62,6 +65,7 @@ def make_server(reader: Reader, actions: Actions, web: WebSettings, token: str) 
         token=token,
         hosts=(host, *web.hosts),
         is_stopping=lambda: servers[0].should_exit,
+        every_s=every_s,
     )
     servers.append(
         uvicorn.Server(

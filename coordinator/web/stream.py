@@ -30,15 +30,19 @@ class Watch:
 
     Attributes:
       reader: owner of the open file.
-      every_s: shortest time between two looks at it.
+      may_act: whether the page offers actions.
+      every_s: shortest time between two looks at the file.
+      streams: open now.
     """
 
     reader: Reader
+    may_act: bool
     every_s: float = EVERY_S
     streams: int = 0
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _found: View | ViewError | None = None
     _next_s: float = 0.0
+    _rendered: tuple[int, Page] | None = None
 
     async def latest(self) -> View:
         """A view that is no older than `every_s`, or than four times what reading takes.
@@ -57,6 +61,17 @@ class Watch:
             raise found
         return found
 
+    async def page(self) -> Page:
+        """The newest view as a page, rendered once for everybody.
+
+        Raises:
+          ViewError: the file can not be read now.
+        """
+        view = await self.latest()
+        if self._rendered is None or self._rendered[0] != view.number:
+            self._rendered = view.number, page_of(view, may_act=self.may_act)
+        return self._rendered[1]
+
     def _look(self) -> View | ViewError:
         # A failure is kept as long as a view is: else many browsers would hammer a bad disk.
         try:
@@ -65,14 +80,11 @@ class Watch:
             return error
 
 
-async def events(
-    watch: Watch, *, may_act: bool, is_stopping: Callable[[], bool]
-) -> AsyncIterator[bytes]:
+async def events(watch: Watch, is_stopping: Callable[[], bool]) -> AsyncIterator[bytes]:
     """Server-sent events for one browser: first everything, then what changed.
 
     Args:
       watch: where views come from.
-      may_act: whether the page offers actions.
       is_stopping: whether the server is about to end.
     """
     shown: Page | None = None
@@ -81,13 +93,13 @@ async def events(
     yield b"retry: 3000\n\n"
     while not is_stopping():
         try:
-            page = page_of(await watch.latest(), may_act=may_act)
+            page = await watch.page()
         except ViewError as error:
             if str(error) != trouble:
                 trouble, shown = str(error), None
                 yield _event("trouble", {"reason": trouble})
         else:
-            changed = page.changed_since(shown)
+            changed = None if page is shown else page.changed_since(shown)
             if changed is not None:
                 yield _event("view", changed)
                 quiet_s = 0.0

@@ -179,11 +179,11 @@ def test_a_diverged_model_is_reported_as_one(
 ) -> None:
     manifest = federation.learning(**JOBS.get(job, {})).opened.manifest
     outputs, answers = outputs_of(manifest, value)
-    with np.errstate(all="raise"):
+    with np.errstate(all="raise", under="ignore"):
         evaluation = evaluation_of(manifest, bytes(32), outputs, answers)
     check_evaluation(evaluation, manifest)
-    # A logit of 3e38 is a very sure one, and a number of that size is none.
-    is_a_number = value == 3e38 and job in ("flag", "classes")
+    # The log loss of two classes is bounded; any other is beyond what a report can hold.
+    is_a_number = value == 3e38 and job == "flag"
     assert (evaluation.loss == OVERFLOW) is not is_a_number
     assert tally_of(evaluation).is_finite is is_a_number
 

@@ -25,18 +25,19 @@ from agent.learner import (
     Learner,
     Operator,
     PolicyError,
-    Trained,
-    make_update,
     plan_for,
     reason_to_wait,
 )
 from agent.learning.checkpoint import Checkpoint
+from agent.learning.losses import Loss
 from agent.learning.train import train
 from agent.learning.worker import TrainingProcess
+from agent.making import Trained, make_update
 from agent.models import Models
 from agent.outbox import Outbox, UpdateId
 from agent.signals.rows import Row
 from agent.status import Status
+from agent.turn import Turn
 from agent.unfinished import Unfinished
 from tests.agent.federation import (
     AGENT,
@@ -93,14 +94,23 @@ def test_each_reason_to_wait_is_said(federation: Federation) -> None:
 
 def test_the_seed_differs_by_agent_and_version_and_nothing_else() -> None:
     seeds = {
-        plan_for(POLICY, name, version).seed for name in ("gw-1", "gw-2") for version in range(20)
+        plan_for(POLICY, name, version, Loss.BINARY_CROSS_ENTROPY).seed
+        for name in ("gw-1", "gw-2")
+        for version in range(20)
     }
     assert len(seeds) == 40
-    assert plan_for(POLICY, "gw-1", 7) == plan_for(POLICY, "gw-1", 7)
+    assert plan_for(POLICY, "gw-1", 7, Loss.BINARY_CROSS_ENTROPY) == plan_for(
+        POLICY, "gw-1", 7, Loss.BINARY_CROSS_ENTROPY
+    )
 
 
 def test_the_plan_is_the_heads_policy() -> None:
-    plan = plan_for(policy(epochs=3, proximal=0.5, average_tail=0.25, optimizer="sgd"), "gw", 1)
+    plan = plan_for(
+        policy(epochs=3, proximal=0.5, average_tail=0.25, optimizer="sgd"),
+        "gw",
+        1,
+        Loss.BINARY_CROSS_ENTROPY,
+    )
     assert (plan.epochs, plan.proximal, plan.average_tail, plan.optimizer) == (3, 0.5, 0.25, "sgd")
     assert plan.batch_size == POLICY.batch_size
     assert plan.learning_rate == POLICY.learning_rate
@@ -108,7 +118,7 @@ def test_the_plan_is_the_heads_policy() -> None:
 
 def test_a_policy_that_nobody_can_follow_is_named() -> None:
     with pytest.raises(PolicyError, match="learning_rate"):
-        plan_for(policy(learning_rate=0.0), "gw", 1)
+        plan_for(policy(learning_rate=0.0), "gw", 1, Loss.BINARY_CROSS_ENTROPY)
 
 
 @given(st.floats(1e-6, 3.0), st.integers(0, 2**32 - 1))
@@ -226,6 +236,7 @@ def learning(
                 0.0,
                 asyncio.Event(),
                 Unfinished(directory),
+                Turn(directory, 0, adoption.changed),
                 checkpoint_s=0.05,
             )
             task = asyncio.create_task(learner.run())
@@ -327,7 +338,7 @@ def expected_params(federation: Federation, directory: Path) -> Params:
     examples = base.examples(history.read(held_out=False))
     history.close()
     labels = examples.labels.astype(np.float32).reshape(-1, 1)
-    plan = plan_for(LONG, AGENT, 0)
+    plan = plan_for(LONG, AGENT, 0, Loss.BINARY_CROSS_ENTROPY)
     return train(base.model.backend, base.train, examples.inputs, labels, plan).params
 
 
@@ -575,7 +586,12 @@ def test_a_checkpoint_that_the_disk_did_not_take_still_serves_a_killed_child(
 
 
 def test_the_heads_positive_weight_is_the_weight_of_label_one() -> None:
-    assert plan_for(policy(positive_weight=3.0), "gw", 1).class_weights == (1.0, 3.0)
-    assert plan_for(policy(positive_weight=1.0), "gw", 1).class_weights == ()
+    assert plan_for(
+        policy(positive_weight=3.0), "gw", 1, Loss.BINARY_CROSS_ENTROPY
+    ).class_weights == (1.0, 3.0)
+    assert (
+        plan_for(policy(positive_weight=1.0), "gw", 1, Loss.BINARY_CROSS_ENTROPY).class_weights
+        == ()
+    )
     with pytest.raises(PolicyError, match="class_weights"):
-        plan_for(policy(positive_weight=0.0), "gw", 1)
+        plan_for(policy(positive_weight=0.0), "gw", 1, Loss.BINARY_CROSS_ENTROPY)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.conftest import MakeBroker, RealBroker, allow_watcher, enrol
+from tests.broker.conftest import FEDERATION, MakeBroker, RealBroker, allow_watcher, enrol
 from tests.broker.probe import DEADLINE_S, NOT_AUTHORIZED
 from tests.broker.rights import TOPICS, TREE
 
@@ -76,6 +76,24 @@ def test_adding_half_an_agent_can_be_done_again(broker: RealBroker, repository: 
     agent = broker.connect("press-1")
     assert agent.publish(TREE["own state"], b"online") == 0
     assert agent.subscribe(TOPICS.head, TOPICS.to("press-1")) == [1, 1]
+
+
+def test_a_broker_of_before_learns_who_may_ask_as_the_page_says(
+    broker: RealBroker, repository: Path
+) -> None:
+    page = " ".join((repository / "docs" / "broker.md").read_text().split())
+    words = ["addRoleACL", "coordinator", "subscribePattern", TOPICS.all_asks, "allow"]
+    assert " ".join(words).replace(FEDERATION, "my-federation") in page
+    for kind in ("subscribePattern", "publishClientReceive"):
+        broker.control("removeRoleACL", "coordinator", kind, TOPICS.all_asks)
+    assert broker.connect("coordinator").subscribe(TOPICS.all_asks) == [NOT_AUTHORIZED]
+    assert broker.control(*words) == ""
+    assert broker.control(*words[:2], "publishClientReceive", *words[3:]) == ""
+    coordinator = broker.connect("coordinator")
+    assert coordinator.subscribe(TOPICS.all_asks) == [1]
+    enrol(broker, repository, "add", "press-1")
+    assert broker.connect("press-1").publish(TREE["own ask"], b"may I?") == 0
+    assert coordinator.heard() == {TREE["own ask"]: b"may I?"}
 
 
 def test_rights_outlive_the_broker(broker: RealBroker, repository: Path) -> None:

@@ -4,8 +4,10 @@ Rows go in through the `Store` where it has a function for them, and by SQL wher
 federation's own decisions write (their numbers are then known to the test).
 """
 
+import functools
 import math
 import sqlite3
+import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -54,6 +56,22 @@ def made_at(version: int) -> float:
 
 
 def seed(path: Path) -> Seeded:
+    """Write the database to `path`; it is made once and copied."""
+    path.write_bytes(_made())
+    return Seeded(path)
+
+
+@functools.cache
+def _made() -> bytes:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "coordinator.db"
+        _make(path)
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return path.read_bytes()
+
+
+def _make(path: Path) -> None:
     store = Store(path)
     content = describe(b"weights", 256)
 
@@ -88,7 +106,6 @@ def seed(path: Path) -> Seeded:
         _decisions(db)
         _agents(db)
         db.execute("UPDATE alarms SET last_at = ?", (NOW - 700,))
-    return Seeded(path)
 
 
 def lineage_of(version: int) -> int:

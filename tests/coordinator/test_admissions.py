@@ -316,7 +316,7 @@ EVENTS = st.lists(
 
 
 @given(EVENTS, st.sampled_from(["fedbuff", "fedavg"]), st.integers(1, 3), st.integers(1, 4))
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_whatever_happens_slots_hold_and_numbers_grow(
     events: list[tuple[str, int, float]], name: str, cap: int, concurrency: int
 ) -> None:
@@ -344,7 +344,7 @@ def test_whatever_happens_slots_hold_and_numbers_grow(
 
 
 @given(st.integers(0, 1 << 30), st.integers(1, 3))
-@settings(max_examples=15)
+@settings(max_examples=6)
 def test_somebody_may_always_train(seed: int, cap: int) -> None:
     """A federation in which everybody delivers never stops, whatever the cap."""
     state = admissions(

@@ -36,14 +36,15 @@ def rows(
     """Labels and outputs of a site; `worse` and `shift` from 0 (as it was) to 1."""
     rng = np.random.default_rng(seed)
     if kind == "binary":
-        labels = rng.random(count) < 0.2 + 0.3 * shift
-        logits = rng.normal(-2.0, 1.0, count) + 2.5 * (1 - worse) * labels
-        return [labels, 1 / (1 + np.exp(-logits))]
+        fails = (rng.random(count) < 0.2 + 0.3 * shift).astype(np.float64)
+        logits = rng.normal(-2.0, 1.0, count) + 2.5 * (1 - worse) * fails
+        return [fails, 1 / (1 + np.exp(-logits))]
     if kind == "classes":
         common = 0.7 - 0.4 * shift
         truth = rng.choice(4, count, p=[common, 0.85 - common, 0.1, 0.05])
         is_wrong = rng.random(count) < 0.1 + 0.4 * worse
-        return [truth, np.where(is_wrong, (truth + 1) % 4, truth)]
+        named = np.where(is_wrong, (truth + 1) % 4, truth)
+        return [truth.astype(np.float64), named.astype(np.float64)]
     if kind == "numbers":
         labels = rng.normal(80 + 30 * shift, 30, count)
         return [labels, labels + 10 * (1 + worse) * rng.standard_t(4, count)]
@@ -56,10 +57,11 @@ def counted(kind: str, *parts: list[NDArray[np.float64]]) -> Evaluation:
     if kind == "binary":
         return evaluate(DIGEST, columns[0].astype(np.bool_), columns[1])
     if kind == "classes":
-        truth, said = (column.astype(np.int64) for column in columns)
-        return evaluate_classes(DIGEST, truth, np.eye(4)[said], np.zeros(len(truth)))
+        truth, named = (column.astype(np.int64) for column in columns)
+        return evaluate_classes(DIGEST, truth, np.eye(4)[named], np.zeros(len(truth)))
     if kind == "numbers":
-        return evaluate_numbers(DIGEST, *columns, np.square(columns[1] - columns[0]) / 900)
+        labels, said = columns
+        return evaluate_numbers(DIGEST, labels, said, np.square(said - labels) / 900)
     return evaluate_reconstruction(DIGEST, columns[0])
 
 

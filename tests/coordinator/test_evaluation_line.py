@@ -107,6 +107,7 @@ def test_a_round_of_fewer_sites_than_the_charter_allows_has_a_line_without_figur
 
 DIGEST = bytes(32)
 FIRST = np.arange(40) < 10
+LOSSES = FIRST.astype(np.float64)
 
 
 @pytest.mark.parametrize(
@@ -121,11 +122,11 @@ FIRST = np.arange(40) < 10
             "PR-AUC   -    ROC-AUC   -    on 80 held-out rows (0 failures) of 2 sites",
         ),
         (
-            evaluate_classes(DIGEST, np.arange(40) % 4, np.eye(4)[np.arange(40) % 2], FIRST * 1.0),
+            evaluate_classes(DIGEST, np.arange(40) % 4, np.eye(4)[np.arange(40) % 2], LOSSES),
             "F1 0.333  accuracy 0.500  on 80 held-out rows of 2 sites",
         ),
         (
-            evaluate_numbers(DIGEST, np.full(40, 80.0), 80 + 15.0 * FIRST, FIRST * 1.0),
+            evaluate_numbers(DIGEST, np.full(40, 80.0), 80 + 15 * LOSSES, LOSSES),
             "RMSE 7.5  MAE 3.75  on 80 held-out rows of 2 sites",
         ),
         (

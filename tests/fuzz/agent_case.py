@@ -22,9 +22,14 @@ from agent.delivery import Schedule
 from agent.downloads import FLUSH_BYTES
 from agent.history import History
 from agent.learner import Operator
+from agent.learning.personalise import PersonalTable
+from agent.learning.worker import TrainingProcess
 from agent.models import Models
 from agent.outbox import Outbox
+from agent.personal import Personal
+from agent.reporting import Reporting
 from agent.status import Status
+from agent.turn import Turn
 from tests.coordinator.small_federation import COORDINATOR_KEY, FEDERATION
 from tests.fuzz.coordinator_case import birth_body
 from tests.fuzz.decoders import lying
@@ -107,7 +112,8 @@ class AgentCase:
             broker=BrokerSettings(),
             identity=identity,
             outbox=self.outbox,
-            history=self.history,
+            reporting=Reporting(self.adoption, self.history, self._personal()),
+            turn=Turn(memory, 0, self.adoption.changed),
             adoption=self.adoption,
             operator=Operator(),
             status=self.status,
@@ -118,6 +124,18 @@ class AgentCase:
         self._sent: list[Received] = []
         self._chunks: list[Received] = []
         self._sequence = 0
+
+    def _personal(self) -> Personal:
+        """Serves what the federation serves."""
+        return Personal(
+            self.adoption,
+            self.history,
+            TrainingProcess(),
+            AGENT,
+            PersonalTable(enabled=False),
+            Path(":memory:"),
+            lambda: True,
+        )
 
     def messages(self, record: Record) -> list[Received]:
         """What a record makes the broker say."""

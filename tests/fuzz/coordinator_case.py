@@ -16,11 +16,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from coordinator.admissions import Admissions
 from coordinator.connection import Connection
 from coordinator.evaluation_log import EvaluationLog
 from coordinator.federation import Federation
 from coordinator.ingest import Ingest
+from coordinator.selection import SelectionSettings
 from coordinator.store import Store
+from coordinator.strategies.choice import StrategySettings
 from tests.coordinator.small_federation import (
     FEDERATION,
     SCALE,
@@ -76,6 +79,10 @@ OPERATIONS = (
 BUNDLED = settings(STRATEGY)
 
 
+def _admissions() -> Admissions:
+    return Admissions(SelectionSettings(), StrategySettings(), 1, np.random.default_rng(0))
+
+
 class CoordinatorCase:
     """One coordinator with an empty store in memory, and whoever writes to it."""
 
@@ -84,7 +91,7 @@ class CoordinatorCase:
         self.federation = Federation(self.store, BUNDLED, identity(), 0.0)
         log = EvaluationLog(self.store, is_synchronous=False, sites=1)
         self.connection = Connection(
-            BrokerSettings(), identity(), self.store, self.federation, log, 1
+            BrokerSettings(), identity(), self.store, self.federation, log, _admissions(), 1
         )
         self.connection.ingest = Ingest(BUDGET_BYTES)
         self._counters = {agent: Counter(7) for agent, _ in PEOPLE}

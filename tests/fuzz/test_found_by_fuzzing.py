@@ -7,7 +7,6 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from coordinator.gate import pooled
 from tests.coordinator.small_federation import FEDERATION
 from tests.fuzz.agent_case import AgentCase, head_body, weights
 from tests.fuzz.coordinator_case import judged
@@ -19,6 +18,8 @@ from wire.bundle import read_bundle
 from wire.chunks import Assembly, describe, sha256, split
 from wire.codec import unseal
 from wire.errors import BundleError, MalformedError, WireError
+from wire.evaluation import add
+from wire.figures import figure
 from wire.messages import Command, Content, Report
 from wire.mqtt import Received
 from wire.tensors import read_params
@@ -150,11 +151,11 @@ def test_a_head_that_lies_about_a_content_does_not_spoil_it_for_the_next_head() 
 
 
 def test_the_largest_counts_of_many_sites_add_without_wrapping_around() -> None:
-    quality = pooled([judged(2)] * 4000)
-    assert quality.rows == 4000 * 2 * 256 * ((1 << 40) - 1)
+    tally = add([judged(2)] * 4000)
+    assert tally.rows == 4000 * 2 * 256 * ((1 << 40) - 1)
     report = msgspec.to_builtins(Report(head=1, evaluations=(judged(2),)), builtin_types=(bytes,))
     report["evaluations"][0]["positives"] = [1 << 40] * 256
     with pytest.raises(msgspec.ValidationError, match="<= 1099511627775"):
         msgspec.convert(report, Report)
-    assert quality.positives == quality.rows // 2
-    assert quality.pr_auc == pytest.approx(0.5, abs=0.01)
+    assert tally.failures == tally.rows // 2
+    assert figure("pr_auc", tally) == pytest.approx(0.5, abs=0.01)
