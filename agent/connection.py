@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 
 from agent.adoption import Adoption
+from agent.conditions import read_conditions
 from agent.config import Identity
 from agent.delivery import Delivery, Schedule
 from agent.fetch import Fetch
@@ -293,9 +294,12 @@ class Connection:
         """Ask to train when the learner wants to, and the policy wants that."""
         while True:
             await self._live.wait()
-            asked = self.turn.next_ask(asyncio.get_running_loop().time())
-            if asked is not None:
-                await link.publish(self._topics.ask(self._agent), self._seal(asked, counter))
+            loop = asyncio.get_running_loop()
+            if self.turn.is_due(loop.time()):
+                conditions = await asyncio.to_thread(read_conditions)  # some drivers take a while
+                asked = self.turn.next_ask(conditions, loop.time())
+                if asked is not None:
+                    await link.publish(self._topics.ask(self._agent), self._seal(asked, counter))
             await asyncio.sleep(_JUDGE_S)
 
 

@@ -37,6 +37,7 @@ from wire.messages import Policy
 logger = logging.getLogger(__name__)
 
 _AFTER_FAILURE_S = 5.0
+_STOP_S = 1.0
 _USELESS_CHECKPOINT = ("CheckpointError", "CheckpointMismatch")
 
 
@@ -290,8 +291,10 @@ class Learner:
             return await asyncio.shield(training)
         except asyncio.CancelledError:
             self.process.interrupt()
-            with contextlib.suppress(TrainingFailed, TrainingProcessDied):
-                result = await training
+            with contextlib.suppress(TrainingFailed, TrainingProcessDied, TimeoutError):
+                # The child may have been busy with a personal model, and this training not begun.
+                async with asyncio.timeout(_STOP_S):
+                    result = await training
                 if result.checkpoint is not None:
                     keep(result.checkpoint.to_bytes())
             raise

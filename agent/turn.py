@@ -32,7 +32,7 @@ from agent.asking import (
     next_shown,
     readiness,
 )
-from agent.conditions import Conditions, read_conditions
+from agent.conditions import Conditions
 from agent.learning.checkpoint import CheckpointError, read_capped, write_durably
 from wire.messages import Grant, Policy, Readiness
 
@@ -61,7 +61,6 @@ class Turn:
     Attributes:
       directory: the agent's state directory, locked by this process.
       taken: training rows taken in since ever, as far as is known.
-      conditions: what feeds the gateway.
       rng: of cryptographic quality.
       loss: mean loss of the last training's first epoch; None before it.
       is_training: whether the training child is the learner's now; else others may use it.
@@ -71,7 +70,6 @@ class Turn:
     directory: Path
     taken: int
     changed: asyncio.Event
-    conditions: Callable[[], Conditions] = read_conditions
     rng: random.Random = field(default_factory=random.SystemRandom)
     loss: float | None = None
     is_training: bool = False
@@ -152,11 +150,16 @@ class Turn:
             first = self._uplink_s == 0.0
             self._uplink_s += (took_s - self._uplink_s) * (1.0 if first else _SMOOTHING)
 
-    def next_ask(self, now_s: float) -> Readiness | None:
+    def is_due(self, now_s: float) -> bool:
+        """Whether there is something to ask now."""
+        standing = self._standing
+        is_wanted = self._wish is not None and standing.granted <= standing.used
+        return is_wanted and standing.is_linked and self._due_s <= now_s
+
+    def next_ask(self, conditions: Conditions, now_s: float) -> Readiness | None:
         """What to ask now, if anything; the next one is due some seconds later."""
-        wish, standing = self._wish, self._standing
-        is_granted = standing.granted > standing.used
-        if wish is None or is_granted or not standing.is_linked or self._due_s > now_s:
+        wish = self._wish
+        if wish is None or not self.is_due(now_s):
             return None
         self._due_s = now_s + next_ask_s(self.rng)
         if is_due(self._shown, wish.bundle, self.taken):
@@ -166,7 +169,7 @@ class Turn:
         return readiness(
             wish.base_version,
             wish.examples,
-            self.conditions(),
+            conditions,
             loss=self.loss,
             uplink_s=self._uplink_s,
             shown=self._shown if fits else None,

@@ -196,8 +196,8 @@ def read_sites(db: sqlite3.Connection, quality: Quality, saved: Saved | None) ->
     """The first sites by name, each with figures of its own: not for where `k_min` is above 1."""
     known = db.execute("SELECT DISTINCT site FROM agents ORDER BY site LIMIT ?", (SITES,))
     names = [str(site) for (site,) in known]
-    own = _lines(db, quality.metric, "value", quality, names)
-    losses = _lines(db, "loss", "loss", quality, names)
+    own, _ = _lines(db, quality.metric, "value", quality, names)
+    losses, rows = _lines(db, "loss", "loss", quality, names)
     choices, given = _choices_by_site(db), _contributions(db)
     sites: list[Site] = []
     for name in names:
@@ -207,7 +207,7 @@ def read_sites(db: sqlite3.Connection, quality: Quality, saved: Saved | None) ->
         site = Site(
             site=name,
             metric=quality.metric if has_figure else "loss",
-            rows=_rows(db, name),
+            rows=rows.get(name, 0),
             figures=_newest_figures(lines, saved),
             train_history=tuple(lines.get("train", [])[-HISTORY:]),
             serve_history=_in_steps(lines.get("chosen", lines.get("serve", [])), quality, saved),
@@ -232,31 +232,29 @@ def _newest_figures(lines: Mapping[str, Line], saved: Saved | None) -> dict[str,
 
 def _lines(
     db: sqlite3.Connection, metric: str, column: str, quality: Quality, names: list[str]
-) -> dict[str, dict[str, Line]]:
-    """Figures over versions by site, then model; agents of a site are pooled."""
+) -> tuple[dict[str, dict[str, Line]], dict[str, int]]:
+    """Figures over versions by site, then model, and held-out rows behind each site's newest.
+
+    Agents of a site are pooled.
+    """
+    newest = max((point.version for point in quality.points), default=0)
     rows = db.execute(
         f"SELECT site, model, version, sum(rows) AS n, sum({column} * rows),"  # noqa: S608
         f" sum({column} * {column} * rows) FROM quality WHERE {column} IS NOT NULL"
-        " AND version >= ? AND (metric = ? OR ? = 'loss') AND site <= ?"
+        " AND model IN ('train', 'serve', 'chosen') AND version >= ?"
+        " AND (model != 'train' OR version > ?)"
+        " AND (metric = ? OR ? = 'loss') AND site <= ?"
         " GROUP BY site, model, version HAVING n > 0 ORDER BY version",
-        (quality.first_version, metric, metric, names[-1] if names else ""),
+        (quality.first_version, newest - HISTORY, metric, metric, names[-1] if names else ""),
     )
     lines: dict[str, dict[str, Line]] = {}
+    held_out: dict[str, int] = {}
     for site, model, version, number, weighted, squared in rows:
         value = pooled(metric, Sums(number, weighted, squared))
         if value is not None:
             lines.setdefault(site, {}).setdefault(model, []).append((version, value))
-    return lines
-
-
-def _rows(db: sqlite3.Connection, site: str) -> int:
-    """Held-out rows behind the newest figures of a site's agents."""
-    row = db.execute(
-        "SELECT sum(rows) FROM quality WHERE site = ? AND model = 'train' AND version ="
-        " (SELECT max(version) FROM quality WHERE site = ? AND model = 'train')",
-        (site, site),
-    ).fetchone()
-    return int(row[0] or 0)
+            held_out[site] = number
+    return lines, held_out
 
 
 def _in_steps(line: Line, quality: Quality, saved: Saved | None) -> tuple[tuple[int, float], ...]:

@@ -261,10 +261,16 @@ def _buffer(db: sqlite3.Connection, about: About) -> Buffer:
 
 
 def _updates(db: sqlite3.Connection, duplicates: int) -> Updates:
-    folded = db.execute(
-        "SELECT max(version - 1 - base_version, 0), count(*) FROM updates"
-        " WHERE status = 'folded' GROUP BY 1 ORDER BY 1"
-    )
+    outcomes: dict[str, int] = {}
+    staleness: dict[int, int] = {}
+    # One pass over a table that only grows.
+    for status, behind, number in db.execute(
+        "SELECT status, CASE status WHEN 'folded' THEN max(version - 1 - base_version, 0) END,"
+        " count(*) FROM updates GROUP BY 1, 2 ORDER BY 1, 2"
+    ):
+        outcomes[status] = outcomes.get(status, 0) + number
+        if behind is not None:
+            staleness[behind] = number
     recent = db.execute(
         "SELECT max(version - 1 - base_version, 0), count(*) FROM (SELECT version, base_version"
         " FROM updates WHERE status = 'folded' ORDER BY version DESC LIMIT ?)"
@@ -272,10 +278,10 @@ def _updates(db: sqlite3.Connection, duplicates: int) -> Updates:
         (RECENT,),
     )
     return Updates(
-        outcomes=_counts(db, "SELECT status, count(*) FROM updates GROUP BY status"),
+        outcomes=outcomes,
         duplicates=duplicates,
         reasons=_reasons(db),
-        staleness={row[0]: row[1] for row in folded},
+        staleness=staleness,
         recent_staleness={row[0]: row[1] for row in recent},
     )
 
@@ -308,7 +314,9 @@ def _agents(db: sqlite3.Connection, now: float) -> tuple[Agent, ...]:
     counts: dict[str, dict[str, int]] = {}
     last: dict[str, float] = {}
     for agent, status, number, at in db.execute(
-        "SELECT agent, status, count(*), max(received_at) FROM updates GROUP BY agent, status"
+        "SELECT agent, status, count(*), max(received_at) FROM updates WHERE agent IN"
+        " (SELECT agent FROM agents ORDER BY site, agent LIMIT ?) GROUP BY agent, status",
+        (AGENTS,),
     ):
         counts.setdefault(agent, {})[status] = number
         last[agent] = max(last.get(agent, 0.0), at)

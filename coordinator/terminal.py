@@ -87,7 +87,7 @@ def _state(view: View, ink: _Ink) -> list[str]:
     candidate = f"version {view.candidate}, being judged" if view.candidate is not None else "none"
     facts = [
         ("training", f"{view.training}, version {view.version}, lineage {view.lineage}"),
-        ("served", f"version {view.serve}"),
+        ("served", f"version {view.serve}{_kept(view)}"),
         ("candidate", candidate),
         ("buffer", waiting),
         (
@@ -102,6 +102,11 @@ def _state(view: View, ink: _Ink) -> list[str]:
     if view.version is None:
         return first
     return first + [f"  {name:<10} {text}" for name, text in facts]
+
+
+def _kept(view: View) -> str:
+    kept = ", ".join(str(version) for version in view.servable)
+    return f"; kept for a rollback: {kept}" if kept else ""
 
 
 def _by_number(counts: dict[str, int]) -> str:

@@ -6,6 +6,7 @@ everybody else only reads.  `account` gives each update the outcome that the age
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -27,7 +28,7 @@ class UpdateFact(msgspec.Struct, frozen=True, tag_field="kind", tag="update"):
     update: UpdateId
     digest: str
     scale: float
-    bits: int
+    bits: Literal[4, 8, 16]
     header_bytes: int
 
 

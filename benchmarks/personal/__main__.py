@@ -98,7 +98,7 @@ def _factories(sizes: Sizes) -> dict[str, Any]:
         }
         print(f"\n{sizes.factories} factories, shift of {shift.name}, {len(seeds)} seeds: accuracy")
         for way, (mean, worst) in of_way.items():
-            print(f"  {way:36} mean {mean:.3f}  worst site {worst:.3f}")
+            print(f"  {way:37} mean {mean:.3f}  worst site {worst:.3f}")
         print("  chosen:", ", ".join(f"{kind} ({number})" for kind, number in choices.items()))
         figures[shift.name] = _margins(of_way)
         print("  points over the better of local and global:", figures[shift.name], flush=True)
@@ -128,8 +128,8 @@ def _milling(sizes: Sizes) -> dict[str, Any]:
     splits = []
     for split in range(FIRST_SEED, FIRST_SEED + sizes.splits):
         splits.append(milling.measure(table, sizes.milling_versions, split))
-        chosen = ", ".join(f"{site}: {kind}" for site, kind in zip("LMH", splits[-1].choices))
-        print(f"split {split}: {chosen}", flush=True)
+        chosen = "; ".join(map(str, splits[-1].choices))
+        print(f"split {split}: L, M, H serve {chosen}", flush=True)
     print(f"\nAI4I 2020, {len(splits)} splits: log loss, and gain over the better of local, global")
     bounds = {}
     for way in splits[0].losses:
@@ -137,7 +137,7 @@ def _milling(sizes: Sizes) -> dict[str, Any]:
         gains = milling.relative_gains(splits, way)
         bounds[way] = milling.lower_bound(gains[:, 0]) if len(splits) > 1 else float("nan")
         print(
-            f"  {way:36} {loss[0]:.4f}  (L {loss[1]:.4f}  M {loss[2]:.4f}  H {loss[3]:.4f})  gain "
+            f"  {way:37} {loss[0]:.4f}  (L {loss[1]:.4f}  M {loss[2]:.4f}  H {loss[3]:.4f})  gain "
             f"{gains[:, 0].mean():+.1%}, lower bound {bounds[way]:+.1%}"
         )
     gains = milling.relative_gains(splits, "personalised").mean(axis=0)

@@ -1,6 +1,7 @@
 """Runs the page's server until SIGTERM: the edge of `journeyman-coordinator web`."""
 
 import logging
+import signal
 from pathlib import Path
 
 import uvicorn
@@ -47,6 +48,9 @@ def serve(
         )
     can = "shows, and acts for who has the token" if token else "only shows"
     logger.info("the page %s: http://%s/", can, web.listen)
+    # uvicorn ends in peace on SIGTERM and then raises it again for whoever handled it before: the
+    # default would kill the process, and a stop that went well would look like a crash.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     try:
         server.run()
     finally:

@@ -45,7 +45,6 @@ def of(federation: Federation, rows: list[float]) -> Report:
 
 def test_enough_sites_sums_become_a_content_of_the_head(store: Store) -> None:
     federation = federated(store)
-    assert federation.head.statistics is None
     here, there = [1.0, 2.0, 6.0], [10.0, -4.0]
     assert not federation.on_report("a-1", "site-a", of(federation, here), 1.0).head_moved
     assert federation.on_report("b-1", "site-b", of(federation, there), 1.0).head_moved

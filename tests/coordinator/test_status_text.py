@@ -44,6 +44,7 @@ def test_the_first_line_is_what_matters(look: Callable[[int], View]) -> None:
 def test_every_part_of_the_page_has_its_lines(look: Callable[[int], View]) -> None:
     text = status_text(look(1), color=False)
     assert "3 of 5 updates of 3 sites, the oldest came 80 s ago" in text
+    assert "version 40; kept for a rollback: 25, 30" in text
     assert "lineage 0 abandoned, back to v10" in text
     assert "rolled back to v25" in text
     assert "+0.012 ± 0.003" in text

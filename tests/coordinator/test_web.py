@@ -2,7 +2,11 @@
 
 import contextlib
 import logging
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from html.parser import HTMLParser
@@ -10,14 +14,18 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import uvicorn
 
+from coordinator.config import read_coordinator_settings
 from coordinator.reader import Reader
 from coordinator.view import View
 from coordinator.web.guard import Guard
 from coordinator.web.page import html_of, page_of
+from coordinator.web.serve import serve
 from coordinator.web.settings import WebSettings, is_loopback, read_token, split_address
 from coordinator.web.stream import MAX_STREAMS
-from tests.coordinator.live_page import TOKEN, Live, live_page
+from tests.coordinator.conftest import Plant, free_port
+from tests.coordinator.live_page import TOKEN, Live, actions_on, live_page
 from tests.coordinator.seeded_view import NOW, SITES, VERSIONS, Seeded, about, seed
 from wire.errors import SettingsError
 from wire.settings import parse_settings
@@ -386,3 +394,50 @@ def test_a_page_that_did_not_change_is_not_sent_again(seeded: Seeded) -> None:
     assert again.changed_since(page) is None
     assert page.changed_since(None) is not None
     assert "Roll back" in html_of(page)
+
+
+# The command
+
+
+def test_the_command_serves_the_page_of_a_configuration_until_sigterm(plant: Plant) -> None:
+    token = plant.directory / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    port = free_port()
+    plant.configure(f'[web]\nlisten = "127.0.0.1:{port}"\ntoken_file = "token"\n')
+    (plant.directory / "state").mkdir()
+    seed(plant.directory / "state" / "coordinator.db")
+    command = ["-m", "coordinator.main", "web", str(plant.config)]
+    with (plant.directory / "page.log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, *command], cwd=plant.repository, stderr=log)
+    plant.running.append(process)
+    page = Live(port)
+    deadline = time.monotonic() + 60
+    while True:
+        assert process.poll() is None, (plant.directory / "page.log").read_text()
+        assert time.monotonic() < deadline
+        with contextlib.suppress(OSError):
+            assert page.get("/healthz").status == 200
+            break
+        time.sleep(0.05)
+    assert "spindle revision 1" in page.get("/").body
+    assert page.post("/act/rollback", {"version": 25}).json()["said"].startswith("version 25")
+    answer = page.post("/act/rollback", {"version": 12})
+    assert (answer.status, "12 is not kept" in answer.json()["said"]) == (409, True)
+    assert plant.stop(process) == 0
+    assert TOKEN not in (plant.directory / "page.log").read_text()
+
+
+def test_a_page_that_others_can_reach_warns_of_it(
+    plant: Plant, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant.configure()
+    monkeypatch.setattr(uvicorn.Server, "run", lambda _: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    settings, database = read_coordinator_settings(plant.config), plant.directory / "state.db"
+    with caplog.at_level(logging.INFO):
+        serve(plant.config, settings, WebSettings(), database, actions_on(database))
+        assert "plain HTTP" not in caplog.text
+        web = WebSettings(listen="0.0.0.0:8181")
+        serve(plant.config, settings, web, database, actions_on(database))
+    assert "who can reach it can read it; it speaks plain HTTP" in caplog.text

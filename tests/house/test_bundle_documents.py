@@ -18,7 +18,6 @@ from agent.learning.ir import DEFAULT_LIMITS
 from agent.model import MAX_GOLDEN_ROWS
 from wire.codec import MAX_BYTES
 from wire.manifest import (
-    MAX_COLUMNS,
     MAX_INPUT_ELEMENTS,
     Channel,
     Feature,
@@ -29,6 +28,7 @@ from wire.manifest import (
     Split,
     Window,
 )
+from wire.messages import MAX_COLUMNS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 SPECIFICATION = (DOCS / "bundle.md").read_text()

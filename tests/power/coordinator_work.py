@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from coordinator.aggregate import Buffer
 from coordinator.federation import Federation
 from coordinator.ingest import Update
 from coordinator.store import KnownAgent, Store
@@ -47,7 +48,7 @@ def account_of(store: Store, federation: Federation) -> dict[str, Any]:
     evaluations, the count of duplicates.
     """
     saved = federation.saved
-    buffer = store.load_buffer(P)
+    buffer = _buffer(store)
     return {
         **learned_of(store, federation),
         "state": sha256(msgspec.msgpack.encode(saved)).hex(),
@@ -56,6 +57,12 @@ def account_of(store: Store, federation: Federation) -> dict[str, Any]:
         "buffered": [sorted(buffer.agents), buffer.weight],
         "training": store.training,
     }
+
+
+def _buffer(store: Store) -> Buffer:
+    buffer = store.load_buffer(P, buckets=1)
+    assert buffer is not None
+    return buffer
 
 
 def learned_of(store: Store, federation: Federation) -> dict[str, Any]:
@@ -69,7 +76,7 @@ def learned_of(store: Store, federation: Federation) -> dict[str, Any]:
             for version in range(federation.saved.version + 1)
         ],
         "train": federation.saved.train.content.digest.hex(),
-        "total": sha256(store.load_buffer(P).total.tobytes()).hex(),
+        "total": sha256(_buffer(store).total.tobytes()).hex(),
         "optimizer": sha256(store.vector("optimizer").tobytes()).hex(),
         "average": sha256(store.vector("average").tobytes()).hex(),
     }
