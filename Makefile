@@ -18,7 +18,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c '$(SUITABLE)' 2>/dev/null && { echo "$$p"; break; }; done)
 
 .PHONY: help venv check test demo chaos fuzz acceptance bench-poc bench-training bench-cmapss \
-	bench-deeppcb bench-delivery bench-fanout lock clean
+	bench-deeppcb bench-delivery bench-fanout bench-async bench-aggregate bench-robust \
+	bench-personal bench-bytes bench-contribution lock clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +77,12 @@ acceptance: $(STAMP)  ## reduced benchmarks: correctness asserted, ratios printe
 	@$(VENV)/bin/python -m benchmarks.deeppcb --reduced
 	@$(VENV)/bin/python -m benchmarks.delivery --reduced
 	@$(VENV)/bin/python -m benchmarks.fanout --reduced
+	@$(VENV)/bin/python -m benchmarks.asynchrony --reduced
+	@$(VENV)/bin/python -m benchmarks.aggregate --reduced
+	@$(VENV)/bin/python -m benchmarks.robust --reduced
+	@$(VENV)/bin/python -m benchmarks.personal --reduced
+	@$(VENV)/bin/python -m benchmarks.update_bytes --reduced
+	@$(VENV)/bin/python -m benchmarks.contribution --reduced
 
 bench-poc: $(STAMP)  ## the proof of concept on real data, ten seeds, beside Flower
 	@$(VENV)/bin/python -m benchmarks.poc $(ARGS)
@@ -94,6 +101,24 @@ bench-delivery: $(STAMP)  ## durable ingest, the agent's cost, idle traffic, cut
 
 bench-fanout: $(STAMP)  ## a model to 1,000 agents, beside plain pushed publishes
 	@$(VENV)/bin/python -m benchmarks.fanout $(ARGS)
+
+bench-async: $(STAMP)  ## simulated time and uplinks to a target accuracy, beside tuned FedAvg
+	@$(VENV)/bin/python -m benchmarks.asynchrony $(ARGS)
+
+bench-aggregate: $(STAMP)  ## folding a hundred updates of a million parameters, beside Flower
+	@$(VENV)/bin/python -m benchmarks.aggregate $(ARGS)
+
+bench-robust: $(STAMP)  ## a fifth of the agents attack; the plain mean beside the robust rules
+	@$(VENV)/bin/python -m benchmarks.robust $(ARGS)
+
+bench-personal: $(STAMP)  ## own, global and personal models on shifted data, real and simulated
+	@$(VENV)/bin/python -m benchmarks.personal $(ARGS)
+
+bench-bytes: $(STAMP)  ## accuracy by bytes: float32, int16, int8, int4, largest parameters only
+	@$(VENV)/bin/python -m benchmarks.update_bytes $(ARGS)
+
+bench-contribution: $(STAMP)  ## noisy sites told from clean ones without looking at an update
+	@$(VENV)/bin/python -m benchmarks.contribution $(ARGS)
 
 lock: $(STAMP)  ## resolve pyproject.toml again (UPGRADE=1: newest versions of everything)
 	@$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

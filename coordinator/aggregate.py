@@ -21,7 +21,11 @@ from numpy.typing import NDArray
 MAX_WEIGHT_SUM = 1 << 46
 """int64 holds 2**46 of weight times 2**15 of a 16-bit step with room to spare."""
 _BLOCK = 1 << 16
-"""Parameters folded at a time: an int32 block of them stays in the second-level cache."""
+"""Parameters folded at a time: fewer cost calls, more do not fit the caches."""
+_ROWS = 16
+"""Updates folded at a time; they and a block bound the scratch memory, 4 MiB."""
+_MOST_WAITING = 64
+"""Contributions that wait; another makes them all be added up, which bounds the memory."""
 _INT32_REACH = 1 << 31
 
 
@@ -114,8 +118,9 @@ def fold(buffer: Buffer, delta: NDArray[np.signedinteger], member: Member) -> Bu
     if weight > MAX_WEIGHT_SUM:
         reason = f"the buffer's weight {weight} exceeds {MAX_WEIGHT_SUM}; lower weight_cap"
         raise OverflowError(reason)
-    waiting = (*buffer.waiting, Contribution(delta, member.coefficient, member.bucket))
-    return Buffer(buffer.summed, (*buffer.members, member), weight, waiting)
+    before = settled(buffer) if len(buffer.waiting) == _MOST_WAITING else buffer
+    waiting = (*before.waiting, Contribution(delta, member.coefficient, member.bucket))
+    return Buffer(before.summed, (*buffer.members, member), weight, waiting)
 
 
 def settled(buffer: Buffer) -> Buffer:
@@ -161,12 +166,12 @@ def bucket_means(
 
 
 def _groups(waiting: Sequence[Contribution]) -> Iterator[list[Contribution]]:
-    """Contributions whose sum fits int32, or one alone whose product may not."""
+    """At most `_ROWS` contributions whose sum fits int32, or one alone whose product may not."""
     group: list[Contribution] = []
     reach = 0
     for item in waiting:
         largest = item.coefficient << (8 * item.delta.itemsize - 1)
-        if group and reach + largest >= _INT32_REACH:
+        if group and (len(group) == _ROWS or reach + largest >= _INT32_REACH):
             yield group
             group, reach = [], 0
         group.append(item)
@@ -175,16 +180,20 @@ def _groups(waiting: Sequence[Contribution]) -> Iterator[list[Contribution]]:
 
 
 def _add(group: list[Contribution], summed: NDArray[np.int64]) -> None:
-    """Add a group block by block: int32 inside, int64 once (`wire/PROTOCOL.md`, "The fold")."""
+    """Add a group block by block: int32 inside, int64 once (`wire/PROTOCOL.md`, "The fold").
+
+    One pass widens each update, one multiplies and adds all of them.  No BLAS: for integers there
+    is none, and its threads spin for longer than a fold takes.
+    """
     if len(group) == 1:
         summed += np.multiply(group[0].delta, group[0].coefficient, dtype=np.int64)
         return
-    partial, product = np.empty(_BLOCK, np.int32), np.empty(_BLOCK, np.int32)
-    for start in range(0, len(summed), _BLOCK):
-        stop = min(start + _BLOCK, len(summed))
-        part, temporary = partial[: stop - start], product[: stop - start]
-        part[:] = 0
-        for item in group:
-            np.multiply(item.delta[start:stop], item.coefficient, out=temporary, dtype=np.int32)
-            part += temporary
-        summed[start:stop] += part
+    coefficients = np.array([item.coefficient for item in group], np.int32)
+    block = min(_BLOCK, len(summed))
+    rows, partial = np.empty((len(group), block), np.int32), np.empty(block, np.int32)
+    for start in range(0, len(summed), block):
+        width = min(block, len(summed) - start)
+        for row, item in zip(rows, group, strict=True):
+            row[:width] = item.delta[start : start + width]
+        np.einsum("u,up->p", coefficients, rows[:, :width], out=partial[:width])
+        summed[start : start + width] += partial[:width]

@@ -23,7 +23,7 @@ from coordinator.config import (
 from coordinator.connection import Connection
 from coordinator.evaluation_log import EvaluationLog
 from coordinator.federation import Federation
-from coordinator.reader import Reader, read_about
+from coordinator.reader import Reader, ViewError, read_about
 from coordinator.store import Store
 from coordinator.strategies.choice import StrategyName
 from coordinator.terminal import status_text
@@ -112,18 +112,18 @@ async def run(config: Path, strategy: StrategyName | None = None) -> None:
 
 def set_training(config: Path, training: str) -> None:
     """Open or close training; a running coordinator notices within a second."""
-    store = _open_store(config)
-    store.set_training("closed" if training == "closed" else "open")
+    with contextlib.closing(_open_store(config)) as store:
+        store.set_training("closed" if training == "closed" else "open")
 
 
 def order(config: Path, agent: str, name: str) -> None:
     """Order one agent to pause or resume training; sent now and with each of its next births."""
-    store = _open_store(config)
-    known = [agent for agent, _, _ in store.agents()]
-    if agent not in known:
-        reason = f"no agent {agent!r} has been seen; known: {', '.join(known) or 'none'}"
-        raise SettingsError(str(config), None, None, reason)
-    store.order(agent, name)
+    with contextlib.closing(_open_store(config)) as store:
+        known = [agent for agent, _, _ in store.agents()]
+        if agent not in known:
+            reason = f"no agent {agent!r} has been seen; known: {', '.join(known) or 'none'}"
+            raise SettingsError(str(config), None, None, reason)
+        store.order(agent, name)
 
 
 def roll_back(config: Path, version: int) -> None:
@@ -132,12 +132,12 @@ def roll_back(config: Path, version: int) -> None:
     Raises:
       SettingsError: these weights are not kept.
     """
-    store = _open_store(config)
-    kept = [served.version for served in store.record.served()]
-    if version not in kept:
-        reason = f"version {version} is not kept; served before and kept: "
-        raise SettingsError(str(config), None, None, reason + ", ".join(map(str, kept)))
-    store.request_rollback(version)
+    with contextlib.closing(_open_store(config)) as store:
+        kept = [served.version for served in store.record.served()]
+        if version not in kept:
+            reason = f"version {version} is not kept; served before and kept: "
+            raise SettingsError(str(config), None, None, reason + ", ".join(map(str, kept)))
+        store.request_rollback(version)
 
 
 def web(config: Path) -> None:
@@ -165,10 +165,12 @@ def status_for_people(config: Path, *, color: bool) -> str:
     settings = read_coordinator_settings(config)
     database = resolve(config, settings.coordinator.state_dir) / DATABASE
     if not database.exists():
-        _open_store(config)  # says how to start it
+        _open_store(config)  # raises: it says how to start the coordinator
     reader = Reader(database, read_about(config, settings), settings.gate)
     try:
         return status_text(reader.view(), color=color)
+    except ViewError as error:
+        raise SettingsError(str(database), None, None, str(error)) from None
     finally:
         reader.close()
 

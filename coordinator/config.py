@@ -141,33 +141,45 @@ def _check_together(identity: Identity, settings: CoordinatorSettings) -> None:
 
 def _contradictions(identity: Identity, settings: CoordinatorSettings) -> Iterator[tuple[str, str]]:
     """What tables, charter and bundle say against each other: (key, words)."""
-    k_min, members = identity.trust.charter.k_min, settings.strategy.members
-    if members < k_min:
-        key = {"fedavg": "clients", "fedasync": "name"}.get(settings.strategy.name, "goal")
-        reason = f"{members} updates can not come from the {k_min} sites that the charter asks for"
-        yield f"strategy.{key}", reason
+    yield from _about_k_min(identity.trust.charter.k_min, settings)
+    yield from _about_the_bundle(identity, settings)
     try:
         make_strategy(settings.strategy, settings.policy)
     except StrategyError as error:
         yield "strategy.function", str(error)
+    problem = problem_with_sparse(settings.policy)
+    if problem:
+        yield "policy.kept_share", problem
+    yield from _about_calibration(settings)
+    if settings.initial.source == "site" and not settings.initial.site:
+        yield "initial.site", "name the site that trains first"
+
+
+def _about_k_min(k_min: int, settings: CoordinatorSettings) -> Iterator[tuple[str, str]]:
+    """No sum that is looked at has fewer sites behind it than the charter says."""
+    members = settings.strategy.members
+    if members < k_min:
+        key = {"fedavg": "clients", "fedasync": "name"}.get(settings.strategy.name, "goal")
+        reason = f"{members} updates can not come from the {k_min} sites that the charter asks for"
+        yield f"strategy.{key}", reason
     problem = problem_with_robust(settings.robust, members, k_min)
     if problem:
         yield "robust.buckets", problem
+    if settings.gate.quorum < k_min:
+        yield "gate.quorum", f"{settings.gate.quorum} sites are fewer than the charter's {k_min}"
+    if settings.initial.source == "site" and k_min > 1:
+        yield "initial.source", f"one site alone is fewer than the charter's {k_min} sites"
+
+
+def _about_the_bundle(
+    identity: Identity, settings: CoordinatorSettings
+) -> Iterator[tuple[str, str]]:
     unjudged = check_judged(identity.bundle.manifest)
     if unjudged:
         yield "coordinator.bundle", unjudged
     unfit = unfit_metric(settings.gate, identity.bundle.manifest)
     if unfit:
         yield "gate.metric", unfit
-    problem = problem_with_sparse(settings.policy)
-    if problem:
-        yield "policy.kept_share", problem
-    yield from _about_calibration(settings)
-    if settings.initial.source == "site":
-        if k_min > 1:
-            yield "initial.source", f"one site alone is fewer than the charter's {k_min} sites"
-        if not settings.initial.site:
-            yield "initial.site", "name the site that trains first"
     largest = len(identity.bundle_bytes)  # the weights are in it
     if largest > MAX_CHUNKS * settings.coordinator.chunk_bytes:
         reason = f"{largest} bytes of bundle are more than {MAX_CHUNKS} chunks of this size"

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 
 from coordinator.admissions import Admissions
 from coordinator.config import Identity
+from coordinator.current import Result
 from coordinator.evaluation_log import EvaluationLog
-from coordinator.federation import Federation, Result
+from coordinator.federation import Federation
 from coordinator.ingest import BUDGET_BYTES, Ingest, Update
 from coordinator.store import KnownAgent, Store
 from wire.chunks import split

@@ -1,8 +1,8 @@
 """The first weights, and who trains first.
 
 `bundle`   the author's weights, drawn by the seed of `journeyman bundle build` or brought along
-`random`   drawn anew: each tensor normal with its own mean and deviation in the bundle, so that what
-           the author meant by its initialization is kept and constant tensors stay constant
+`random`   drawn anew: each tensor normal with its own mean and deviation in the bundle, so that
+           what the author meant is kept and constant tensors stay constant
 `file`     a safetensors file, such as another federation's weights
 `site`     the bundle's weights, then `versions` versions by one site alone, at the coordinator's
            request: it alone is granted, each of its updates is a version, then all join.  A model

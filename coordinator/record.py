@@ -24,6 +24,10 @@ CREATE TABLE IF NOT EXISTS quality (
   metric TEXT NOT NULL, value REAL, loss REAL, rows INTEGER NOT NULL, at REAL NOT NULL,
   PRIMARY KEY (version, model, agent)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pooled (
+  version INTEGER NOT NULL, model TEXT NOT NULL, metric TEXT NOT NULL, value REAL,
+  sites INTEGER NOT NULL, rows INTEGER NOT NULL, PRIMARY KEY (version, model)
+) STRICT;
 CREATE TABLE IF NOT EXISTS choices (
   agent TEXT PRIMARY KEY, model TEXT NOT NULL, normalisation TEXT NOT NULL, reason TEXT NOT NULL,
   at REAL NOT NULL
@@ -78,6 +82,18 @@ class Figure:
     rows: int
 
 
+@dataclass(frozen=True)
+class Pooled:
+    """How some weights did over all sites that judged them."""
+
+    version: int
+    model: Judged
+    metric: str
+    value: float | None
+    sites: int
+    rows: int
+
+
 class Record:
     """Writer and reader of the record's tables."""
 
@@ -114,8 +130,15 @@ class Record:
             ),
         )
 
+    def note_pooled(self, figure: Pooled) -> None:
+        """Note how weights did over all sites that judged them; their counts are gone after."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO pooled VALUES (?, ?, ?, ?, ?, ?)",
+            (figure.version, figure.model, figure.metric, figure.value, figure.sites, figure.rows),
+        )
+
     def forget_old_quality(self, version: int) -> None:
-        """Keep the figures of the newest versions."""
+        """Keep each site's figures of the newest versions; the pooled ones stay."""
         self._db.execute("DELETE FROM quality WHERE version < ?", (version - _QUALITY_VERSIONS,))
 
     def losses(self, version: int) -> dict[str, tuple[float, int]]:

@@ -256,8 +256,8 @@ def read_integers(data: bytes, bits: Bits, count: int) -> NDArray[np.signedinteg
 def _read_halves(data: bytes, count: int) -> NDArray[np.int8]:
     """Unpack 4-bit integers.
 
-    Both halves of a byte at once, in a 16-bit lane: over 5 G parameters per second on one core, more
-    than twice as many as by a table of all 256 pairs (numpy widens indices to 8 bytes each).
+    Both halves of a byte at once, in a 16-bit lane: over 5 G parameters per second on one core,
+    more than twice as many as by a table of all 256 pairs (numpy widens indices to 8 bytes each).
     """
     if count % 2 and data[-1] >> 4:
         reason = "the last half byte of an odd number of 4-bit integers must be zero"

@@ -373,10 +373,10 @@ def gain(losses: Losses, reference: Losses) -> tuple[float, float]:
     """Mean of reference - losses, both (N,), and its standard error by the means of blocks."""
     with np.errstate(invalid="ignore"):  # of a model that gives no numbers
         difference = reference - losses
-    blocks = np.array_split(difference, min(BLOCKS, len(difference)))
-    means = np.array([block.mean() for block in blocks])
-    error = means.std(ddof=1) / math.sqrt(len(means)) if len(means) > 1 else math.inf
-    return float(difference.mean()), float(error)
+        blocks = np.array_split(difference, min(BLOCKS, len(difference)))
+        means = np.array([block.mean() for block in blocks])
+        error = means.std(ddof=1) / math.sqrt(len(means)) if len(means) > 1 else math.inf
+        return float(difference.mean()), float(error)
 
 
 def _is_better(losses: Losses, reference: Losses, evidence: float) -> bool:

@@ -47,7 +47,7 @@ class Agents:
     folded: NDArray[np.int64]
 
     def may_begin(self, version: int, updates_per_version: int) -> NDArray[np.bool_]:
-        """Who is idle and has not trained from this version as often as the policy lets it, (N,)."""
+        """Who is idle and has not used up its trainings from this version, (N,)."""
         has_trained = (self.base == version) & (self.made >= updates_per_version)
         free: NDArray[np.bool_] = (self.state == State.IDLE) & ~self.awaits & ~has_trained
         return free

@@ -78,6 +78,9 @@ class Simulation:
         round, which flatters synchronous training.
       witness: told of every update that comes.
       progress: told of every evaluation.
+
+    Attributes:
+      federation: the coordinator's half, to be looked at when the run is over.
     """
 
     def __init__(
@@ -103,7 +106,7 @@ class Simulation:
         self._codec = Codec(tables.policy, PARAMETERS, np.random.default_rng([seed, 5]))
         self._shop = Workshop(self._fleet, tables.recipe(), np.random.default_rng([seed, 6]))
         self._admission = Admission(tables, self._fleet, np.random.default_rng([seed, 7]))
-        self._federation = Federation(tables, self._fleet, first, witness)
+        self.federation = Federation(tables, self._fleet, first, witness)
         self._events: list[tuple[float, int, Event, int, int]] = []
         self._planned = 0
         self._now_s = 0.0
@@ -160,7 +163,7 @@ class Simulation:
         self._admission.on_gone(lost)
         if self._tables.policy.offline_training:
             idle = self._agents.may_begin(
-                self._federation.version, self._tables.policy.updates_per_version
+                self.federation.version, self._tables.policy.updates_per_version
             )
             for agent in lost[idle[lost]].tolist():
                 self._begin(agent)
@@ -169,7 +172,7 @@ class Simulation:
     def _admit(self) -> None:
         if self._drops_late:
             self._drop_late()
-        version = self._federation.version
+        version = self.federation.version
         for agent in self._admission.begin(self._agents, self._links.is_up, version, self._now_s):
             self._begin(agent)
             self._counts.downlinks += 1
@@ -177,7 +180,7 @@ class Simulation:
             self._transfer(agent)
 
     def _begin(self, agent: int) -> None:
-        agents, federation = self._agents, self._federation
+        agents, federation = self._agents, self.federation
         if agents.base[agent] != federation.version:
             agents.base[agent], agents.made[agent] = federation.version, 0
         agents.made[agent] += 1
@@ -187,7 +190,7 @@ class Simulation:
 
     def _drop_late(self) -> None:
         agents = self._agents
-        late = (agents.state != State.IDLE) & (agents.base != self._federation.version)
+        late = (agents.state != State.IDLE) & (agents.base != self.federation.version)
         for agent in np.flatnonzero(late & self._links.is_up).tolist():
             self._give_up(agent)
 
@@ -201,12 +204,12 @@ class Simulation:
     # One training
 
     def _transfer(self, agent: int) -> None:
-        """Move bytes while the link is up; at the end the training starts or the update is there."""
+        """Move bytes while the link is up; then the training starts, or the update is there."""
         work, until_s = self._shop.works[agent], float(self._links.until_s[agent])
         if not self._links.is_up[agent]:
             self._plan(until_s - self._now_s, Event.TRANSFER, agent)
             return
-        is_late = work.base_version != self._federation.version
+        is_late = work.base_version != self.federation.version
         if self._drops_late and is_late:
             self._give_up(agent)
         elif work.left_s <= 0.0:
@@ -245,7 +248,7 @@ class Simulation:
         encoded = self._codec.encode(agent, delta)
         self._counts.uplinks += 1
         self._counts.saturated += encoded.saturated
-        agents, federation = self._agents, self._federation
+        agents, federation = self._agents, self.federation
         agents.state[agent] = State.IDLE
         agents.loss[agent] = work.loss
         agents.uplink_s[agent] = self._now_s - work.ends_s
@@ -263,7 +266,7 @@ class Simulation:
     # Versions
 
     def _step(self) -> None:
-        folded = self._federation.step(self._now_s)
+        folded = self.federation.step(self._now_s)
         if not folded:
             return
         for update in folded:
@@ -277,7 +280,7 @@ class Simulation:
             self._admit()
 
     def _judge(self) -> None:
-        federation = self._federation
+        federation = self.federation
         right = accuracy(federation.weights, self._fleet)
         point = Point(self._now_s, self._counts.uplinks, federation.version, right)
         self._curve.append(point)
@@ -289,7 +292,7 @@ class Simulation:
             self._progress(point)
 
     def _outcome(self) -> Outcome:
-        counts, federation, agents = self._counts, self._federation, self._agents
+        counts, federation, agents = self._counts, self.federation, self._agents
         staleness: NDArray[np.int64] = np.array(self._staleness or [0])
         return Outcome(
             seed=self._scenario.seed,
@@ -298,6 +301,7 @@ class Simulation:
             versions=federation.version,
             reached=self._reached,
             final_accuracy=smoothed(self._curve, min(10, len(self._curve))),
+            served_accuracy=accuracy(federation.average.astype(np.float32), self._fleet),
             made=counts.made,
             uplinks=counts.uplinks,
             folded=len(self._staleness),

@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 
 from coordinator.aggregate import Buffer
 from coordinator.aggregation import advance, begin, is_ready, take
+from coordinator.average import add_version
+from coordinator.config import AverageTable
 from coordinator.strategies.strategy import Offer, Rejected
 from shopfloor.simulate.codec import decode
 from shopfloor.simulate.fleet import Fleet
 from shopfloor.simulate.network import PARAMETERS, Weights
 from shopfloor.simulate.settings import Tables
+
+_DECAY = AverageTable().decay
 
 Witness = Callable[[Offer, NDArray[np.signedinteger], int, str], None]
 """`witness(offer, integers, bytes of the content, why refused)`, for each update that came."""
@@ -40,6 +44,7 @@ class Federation:
     Attributes:
       refused: reasons, without their figures, and how often.
       received_bytes: contents of all updates that came.
+      average: float64 (P,), of the versions: what would be judged and served.
       digest: of every content, its outcome and every version, in order.
     """
 
@@ -56,6 +61,7 @@ class Federation:
         self.model = begin(self._rules, weights)
         self.refused: Counter[str] = Counter()
         self.received_bytes = 0
+        self.average = weights.astype(np.float64)
         self.digest = hashlib.sha256()
         self._keep_base()
 
@@ -120,7 +126,8 @@ class Federation:
             population=int(self._weights[self._took_part].sum()),
             base=self._bases.get(oldest),
         )
-        self.digest.update(self.model.params.tobytes())
+        self.average = add_version(self.average, self.weights, self.version, _DECAY)
+        self.digest.update(self.weights.tobytes())
         self._keep_base()
         folded, self._waiting = self._waiting, []
         return folded

@@ -31,6 +31,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
       ended: why: `time`, `target`, `uplinks` or `diverged`.
       reached: first evaluation that, with the two before, is at the target in the mean; or None.
+      final_accuracy: mean of the last ten evaluations.
+      served_accuracy: at the end, of the average of the versions, which is what is served.
       made: updates that agents made; each is folded, refused, buffered, dropped or on its way.
       uplinks: updates that came to the coordinator; each is folded, refused or buffered.
       dropped: updates that agents gave up unsent because their round was over.
@@ -51,6 +53,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     versions: int
     reached: Point | None
     final_accuracy: float
+    served_accuracy: float
     made: int
     uplinks: int
     folded: int

@@ -28,8 +28,10 @@ def draw(runs: Sequence[tuple[str, Outcome]], target: float, title: str, file: P
       OSError: the file can not be written.
       ValueError: its name does not end in a format that matplotlib writes.
     """
-    settings = {"svg.hashsalt": "simulate", "svg.fonttype": "none", "text.parse_math": False}
-    with style.context("default"), rc_context({"font.size": 10, **settings}):
+    with (
+        style.context("default"),
+        rc_context({"svg.hashsalt": "simulate", "svg.fonttype": "none", "text.parse_math": False}),
+    ):
         figure = Figure(figsize=(9.0, 4.4), dpi=150, facecolor="white")
         axes = figure.add_axes((0.075, 0.125, 0.735, 0.765))
         hours = max(outcome.hours for _, outcome in runs)

@@ -8,7 +8,8 @@ _HEADER = (
     "run",
     "to target",
     "uplinks",
-    "final acc.",
+    "accuracy",
+    "served",
     "uplinks",
     "refused",
     "downlinks",
@@ -22,7 +23,8 @@ _UNDER = (
     "",
     "h",
     "to target",
-    "",
+    "at the end",
+    "average",
     "in all",
     "",
     "",
@@ -55,6 +57,7 @@ def _row(name: str, outcome: Outcome) -> tuple[str, ...]:
         "never" if reached is None else f"{reached.at_s / 3600:.2f}",
         "-" if reached is None else f"{reached.uplinks:,}",
         f"{outcome.final_accuracy:.3f}",
+        f"{outcome.served_accuracy:.3f}",
         f"{outcome.uplinks:,}",
         f"{sum(outcome.refused.values()):,}",
         f"{outcome.downlinks:,}",
@@ -74,9 +77,7 @@ def remarks(name: str, outcome: Outcome, target: float) -> list[str]:
             f"{name} diverged after {outcome.versions} versions; lower its learning rates."
         )
     elif outcome.reached is None:
-        found.append(
-            f"{name} did not come to {target:.0%}; give it more --hours or other settings."
-        )
+        found.append(f"{name} did not come to {target:g}; give it more --hours or other settings.")
     numbers = outcome.saturated / max(outcome.uplink_bytes, 1)
     if numbers > 0.01:
         found.append(f"{name}: {numbers:.1%} of the numbers sent did not fit; raise policy.scale.")

@@ -166,14 +166,15 @@ def evaluation(digest: bytes, quality: float, rows: int = 400) -> Evaluation:
 def memory_of(federation: Federation) -> dict[str, bytes | int | tuple[str, ...]]:
     """Everything that must be the same after a restart, from the working memory itself."""
     memory = vars(federation)
-    model, buffer = memory["_model"], buffer_in(federation)
+    current = memory["_current"]
+    model, buffer = current.model, buffer_in(federation)
     return {
         "state": msgspec.msgpack.encode(federation.saved),
         "params": model.params.tobytes(),
         "optimizer": model.optimizer.tobytes(),
         "memory": model.memory.tobytes(),
         "centre": model.centre.tobytes(),
-        "average": memory["_average"].tobytes(),
+        "average": current.average.tobytes(),
         "total": buffer.total.tobytes(),
         "members": msgspec.msgpack.encode(buffer.members),
         "weight": buffer.weight,
@@ -183,7 +184,7 @@ def memory_of(federation: Federation) -> dict[str, bytes | int | tuple[str, ...]
 
 def buffer_in(federation: Federation) -> Buffer:
     """What waits to become a version, from the working memory."""
-    buffer = vars(federation)["_model"].buffer
+    buffer = vars(federation)["_current"].model.buffer
     assert isinstance(buffer, Buffer)
     return buffer
 

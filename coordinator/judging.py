@@ -1,0 +1,150 @@
+"""What is served: candidates, the gate's verdicts, new lineages, rollbacks.
+
+    candidate ──► judged by the sites ──► not worse: served
+                       │ worse, `patience` times in a row, or far worse at once
+                       ▼
+               a new lineage: training goes on from what is served; open updates end `refused`
+
+Training never waits for any of this.
+"""
+
+import logging
+import time
+from dataclasses import replace
+
+from coordinator.aggregation import begin
+from coordinator.current import Current, Result
+from coordinator.gate import decide, is_given_up
+from coordinator.record import Served, Verdict
+from wire.messages import Delta, VersionRef
+
+logger = logging.getLogger(__name__)
+
+
+class Judging:
+    """Decides about one federation's candidates.
+
+    Args:
+      current: what is current.
+      now_s: monotonic time.
+    """
+
+    def __init__(self, current: Current, now_s: float) -> None:
+        self._current = current
+        self._gate = current.settings.gate
+        self._candidate_since_s = now_s
+
+    def open(self, version: int, now_s: float) -> tuple[dict[str, object], list[Delta | None]]:
+        """The candidate that comes with a version, where one is due: changes, and ways to it."""
+        current, saved = self._current, self._current.saved
+        since_serve = version - max(saved.serve.version, saved.judged)
+        if saved.candidate is not None or since_serve < self._gate.every:
+            return {}, []
+        candidate = current.keep_version(version, current.average)
+        self._candidate_since_s = now_s
+        # Both are averages of the versions, so they are nearer to each other than to either.
+        way = current.way(saved.serve.content.digest, candidate.content.digest)
+        return {"candidate": candidate}, [way]
+
+    def judge(self, result: Result, now_s: float) -> None:
+        """Promote, keep back or give up the candidate; abandon a lineage that got worse."""
+        current, candidate = self._current, self._current.saved.candidate
+        if candidate is None:
+            self._propose_last(result, now_s)
+            return
+        served = current.saved.serve
+        verdict = decide(
+            current.store.evaluations(candidate.content.digest),
+            current.store.evaluations(served.content.digest),
+            self._gate,
+        )
+        if verdict is None and now_s - self._candidate_since_s < self._gate.deadline_s:
+            return
+        with current.step():
+            if verdict is None:
+                reason = f"no quorum within {self._gate.deadline_s:g} s"
+                self._drop(candidate, "no quorum", reason, current.saved.worse)
+            elif verdict.outcome == "promote":
+                self._promote(candidate, verdict.reason)
+            else:
+                is_over = is_given_up(verdict, current.saved.worse, self._gate)
+                self._drop(candidate, "kept back", verdict.reason, current.saved.worse + 1)
+                if is_over:
+                    self._begin_lineage(result, served, "abandoned", verdict.reason)
+        result.head_moved = True
+
+    def roll_back_on_request(self, result: Result) -> None:
+        """Go back to earlier served weights because the operator asked for it."""
+        current = self._current
+        wanted = current.store.rollback
+        if wanted is None:
+            return
+        current.store.request_rollback(None)
+        known = {served.version: served for served in current.store.record.served()}
+        if wanted not in known:
+            logger.error("no rollback to version %d: kept are %s", wanted, sorted(known))
+            return
+        with current.step():
+            good = current.keep_again(wanted, known[wanted].digest)
+            served = Served(wanted, current.saved.lineage + 1, known[wanted].digest)
+            current.store.record.note_served(served, time.time())
+            reason = f"the operator went back to version {wanted}"
+            self._begin_lineage(result, good, "rolled back", reason)
+        result.head_moved = True
+
+    def _promote(self, candidate: VersionRef, reason: str) -> None:
+        current = self._current
+        self._decide(candidate.version, "promoted", reason)
+        served = Served(candidate.version, current.saved.lineage, candidate.content.digest)
+        current.store.record.note_served(served, time.time())
+        current.publish(
+            {"serve": candidate, "candidate": None, "judged": candidate.version, "worse": 0}
+        )
+
+    def _drop(self, candidate: VersionRef, verdict: Verdict, reason: str, worse: int) -> None:
+        self._decide(candidate.version, verdict, reason)
+        self._current.publish({"candidate": None, "judged": candidate.version, "worse": worse})
+
+    def _begin_lineage(
+        self, result: Result, good: VersionRef, verdict: Verdict, reason: str
+    ) -> None:
+        """Go on from weights that the sites found good; what was trained since ends refused."""
+        current = self._current
+        abandoned, version = current.saved.lineage, current.model.version + 1
+        current.settle(result, "refused", f"lineage {abandoned} was abandoned: {reason}", 0)
+        params = current.weights(good.content)
+        fresh = begin(current.usual_rules, params, version)
+        average = params.astype("float64")
+        current.save_model(replace(fresh, radius=current.model.radius), average)
+        current.store.add_version(version, abandoned + 1, good.content.digest, 0, time.time())
+        self._decide(version, verdict, reason)
+        logger.error("lineage %d begins from served version %d", abandoned + 1, good.version)
+        current.publish(
+            {
+                "version": version,
+                "lineage": abandoned + 1,
+                "train": VersionRef(version=version, content=good.content),
+                "serve": good,
+                "candidate": None,
+                "judged": version,
+                "worse": 0,
+                "averaged": 0,
+            }
+        )
+
+    def _propose_last(self, result: Result, now_s: float) -> None:
+        """Once training is closed, have the last average judged."""
+        current, saved = self._current, self._current.saved
+        is_last = current.store.training == "closed" and not current.model.buffer.members
+        if not is_last or saved.version <= max(saved.serve.version, saved.judged):
+            return
+        with current.step():
+            self._candidate_since_s = now_s
+            current.publish({"candidate": current.keep_version(saved.version, current.average)})
+        result.head_moved = True
+
+    def _decide(self, version: int, verdict: Verdict, reason: str) -> None:
+        current = self._current
+        logger.info("version %d %s: %s", version, verdict, reason)
+        lineage = current.saved.lineage
+        current.store.record.decide(version, lineage, verdict, reason, time.time())
