@@ -1,8 +1,8 @@
 """The demo: three factories learn together while their links fail.
 
-    machine L ─OPC UA─ gateway-l ─flaky link─┐
-    machine M ─OPC UA─ gateway-m ─flaky link─┤ broker ─ coordinator
-    machine H ─OPC UA─ gateway-h ─flaky link─┘    └──── observer (writes the ledger)
+    machine L ─OPC UA─ gateway-l ─flaky link─┐    ┌──── observer (writes the ledger)
+    machine M ─OPC UA─ gateway-m ─flaky link─┼─ broker ─ coordinator ─ page, for a browser
+    machine H ─OPC UA─ gateway-h ─flaky link─┘
 
 Every box is a process of its own and the product's own program.  The demo starts them, lets the
 machines produce, closes training after a while, waits until every update has its outcome, judges
@@ -10,6 +10,7 @@ the served model on rows that nobody saw, and writes the report.
 """
 
 import asyncio
+import importlib.util
 import os
 import random
 import socket
@@ -30,6 +31,7 @@ from shopfloor.record import RunRecord
 from shopfloor.watch import Watch
 
 _READY_S = 60.0
+_PAGE_S = 20.0
 _DRAIN_LIMIT_S = 120.0
 _LOOK_S = 0.5
 _LINK_BYTES_S = 200_000
@@ -63,7 +65,16 @@ class Demo:
             self._killable[f"the agent of {site.name}"] = self.processes.start(
                 site.agent, python("agent.main", "run", site.config), restarts=True
             )
+        page = self._start_page()
         await until(self.watch.is_subscribed, "agents subscribed to their machines", _READY_S)
+        self.view.tell(await _where(page, self.plant.page_port))
+
+    def _start_page(self) -> Child | None:
+        """Start the page beside the coordinator where the web extra is installed."""
+        if not all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn")):
+            return None
+        command = python("coordinator.main", "web", self.plant.coordinator_config)
+        return self.processes.start("page", command, may_fail=True)
 
     def _start_broker_and_machines(self) -> None:
         plant, options, start = self.plant, self.plant.options, self.processes.start
@@ -112,7 +123,7 @@ class Demo:
         options = self.plant.options
         self.watch.begin()
         for site in self.plant.sites:
-            await _start_production(site.machine_url)
+            await start_production(site.machine_url)
         moments = ",".join(f"{options.stream_s * part / 4:.2f}" for part in (1, 2, 3, 4))
         self.processes.start(
             "baselines",
@@ -203,7 +214,20 @@ def _answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-async def _start_production(url: str) -> None:
+async def _where(page: Child | None, port: int) -> str:
+    """Where to watch the run in a browser, or why nowhere; the run goes on without a page."""
+    if page is None:
+        return "No page to watch: pip install 'journeyman[web]'"
+    try:
+        await until(lambda: not page.pid or _answers(port), "the page answers", _PAGE_S)
+    except ChildError:
+        return f"warning: the page is slow to start; it will be http://127.0.0.1:{port}/"
+    if not page.pid:
+        return f"warning: no page to watch, because it did not start; see {page.log}"
+    return f"Watch it: http://127.0.0.1:{port}/"
+
+
+async def start_production(url: str) -> None:
     """Call the machine's method StartProduction, as an operator would."""
     client = Client(url)
     client.session_timeout = 60_000

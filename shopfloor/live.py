@@ -122,6 +122,14 @@ class LiveTerminal:
         if self._live is not None:
             self._live.stop()
 
+    def tell(self, line: str) -> None:
+        """Print a line that stays, above the live view where there is one."""
+        if self._live is not None:
+            self._live.console.print(line, markup=False, highlight=False)
+        else:
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+
     def update(self, view: FleetView) -> None:
         """Show `view`; without a terminal, print it if the phase changed or some seconds passed."""
         if self._live is not None:

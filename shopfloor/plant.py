@@ -94,6 +94,7 @@ class Plant:
     options: Options
     sites: tuple[Site, ...]
     broker_port: int
+    page_port: int
     coordinator_config: Path
     coordinator_state: Path
     bundle: Path
@@ -110,7 +111,7 @@ def lay_out(directory: Path, options: Options) -> Plant:
     table = _table(options)
     train, held_out = split_held_out(table, HELD_OUT_SHARE, options.seed)
     write_csv(table.take(held_out), directory / HELD_OUT)
-    ports = _free_ports(1 + 2 * len(SITES))
+    broker_port, page_port, *ports = _free_ports(2 + 2 * len(SITES))
     keys = directory / "keys"
     root = make_federation(keys, FEDERATION)
     bundle = directory / "bundle.jm"
@@ -128,8 +129,8 @@ def lay_out(directory: Path, options: Options) -> Plant:
             agent=agent,
             train=table.take(train[table.quality[train] == name]),
             held_out=table.take(held_out[table.quality[held_out] == name]),
-            machine_port=ports[1 + 2 * at],
-            link_port=ports[2 + 2 * at],
+            machine_port=ports[2 * at],
+            link_port=ports[2 * at + 1],
             config=directory / f"{agent}.toml",
             state=directory / agent,
         )
@@ -138,12 +139,13 @@ def lay_out(directory: Path, options: Options) -> Plant:
         site.config.write_text(_agent_toml(site, root.raw.hex()))
         sites.append(site)
     coordinator = directory / "coordinator.toml"
-    coordinator.write_text(_coordinator_toml(options, root.raw.hex(), ports[0]))
+    coordinator.write_text(_coordinator_toml(options, root.raw.hex(), broker_port, page_port))
     return Plant(
         directory=directory,
         options=options,
         sites=tuple(sites),
-        broker_port=ports[0],
+        broker_port=broker_port,
+        page_port=page_port,
         coordinator_config=coordinator,
         coordinator_state=directory / "coordinator",
         bundle=bundle,
@@ -217,7 +219,7 @@ queue_size = 10000
 {channels_toml()}"""
 
 
-def _coordinator_toml(options: Options, root: str, broker_port: int) -> str:
+def _coordinator_toml(options: Options, root: str, broker_port: int, page_port: int) -> str:
     return f"""\
 [coordinator]
 state_dir = "coordinator"
@@ -231,6 +233,9 @@ key = "keys/coordinator.key"
 [broker]
 port = {broker_port}
 keepalive_s = 5
+
+[web]
+listen = "127.0.0.1:{page_port}"
 
 [strategy]
 name = "{options.strategy}"

@@ -26,13 +26,20 @@ class ChildError(Exception):
 
 @dataclass
 class Child:
-    """One process; `restarts` as a service manager would restart it, or `ends` by itself."""
+    """One process.
+
+    Attributes:
+      restarts: it is started again when it dies, as a service manager would.
+      ends: it ends by itself.
+      may_fail: the run goes on without it.
+    """
 
     name: str
     command: Sequence[str]
     log: Path
     restarts: bool = False
     ends: bool = False
+    may_fail: bool = False
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -70,10 +77,16 @@ class Processes:
     children: list[Child] = field(default_factory=list)
 
     def start(
-        self, name: str, command: Sequence[str], *, restarts: bool = False, ends: bool = False
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        restarts: bool = False,
+        ends: bool = False,
+        may_fail: bool = False,
     ) -> Child:
         """Start a child; its log is `NAME.log` in the run directory."""
-        child = Child(name, command, self.directory / f"{name}.log", restarts, ends)
+        child = Child(name, command, self.directory / f"{name}.log", restarts, ends, may_fail)
         self.children.append(child)
         child.start()
         return child
@@ -84,7 +97,7 @@ class Processes:
             for child in self.children:
                 if child.process is None or child.process.poll() is None:
                     continue
-                if child.ends and child.process.returncode == 0:
+                if child.may_fail or (child.ends and child.process.returncode == 0):
                     continue
                 if not child.restarts or child.process.returncode == 2:
                     reason = f"{child.name} ended with status {child.process.returncode}"

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ KILLS = 6
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run of the demo."""
+    """A finished run of the demo; `page` is what its page answered while it ran."""
 
     out: Path
     run: Path
@@ -40,14 +41,35 @@ class Finished:
     ledger: Ledger
     produced: set[UpdateId]
     statuses: dict[UpdateId, str]
+    page: tuple[int, str]
 
 
-def demo(*words: str, out: Path) -> subprocess.CompletedProcess[str]:
-    """Run `journeyman demo` to its end."""
+def command_of(*words: str, out: Path) -> list[str]:
+    """The command line of a demo without a live view."""
     command = [sys.executable, "-m", "shopfloor.main", "demo", "--headless", "--out", str(out)]
-    return subprocess.run(
-        [*command, *words], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False
-    )
+    return [*command, *words]
+
+
+def watched_demo(*words: str, out: Path) -> tuple[int, str]:
+    """Run `journeyman demo` to its end; ask its page for everything as soon as it says where.
+
+    Returns:
+      The page's status and text, (0, what the demo printed) where it said of no page.
+    """
+    printed, page = "", (0, "")
+    with (out / "errors.log").open("w+") as errors:
+        with subprocess.Popen(
+            command_of(*words, out=out), cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                printed += line
+                if line.startswith("Watch it: "):
+                    with urllib.request.urlopen(line.split()[-1], timeout=60) as answer:
+                        page = answer.status, answer.read().decode()
+        errors.seek(0)
+        assert process.returncode == 0, printed + errors.read()
+    return page if page[0] else (0, printed)
 
 
 def processes_of(run: Path) -> list[str]:
@@ -69,8 +91,7 @@ def processes_of(run: Path) -> list[str]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A run of 30 s of learning with the coordinator and agents killed by PID with -9."""
     out = tmp_path_factory.mktemp("demo")
-    done = demo("--seed", "3", "--duration", "30", "--kills", str(KILLS), out=out)
-    assert done.returncode == 0, done.stdout + done.stderr
+    page = watched_demo("--seed", "3", "--duration", "30", "--kills", str(KILLS), out=out)
     run = next(out.glob("run-*"))
     ledger = Ledger(run / "witness")
     ledger.read_new()
@@ -82,7 +103,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
             statuses[(agent, entry.incarnation, entry.sequence)] = entry.status
         outbox.close()
     report = json.loads((out / "report.json").read_text())
-    return Finished(out, run, report, ledger, set(statuses), statuses)
+    return Finished(out, run, report, ledger, set(statuses), statuses, page)
 
 
 @pytest.mark.timeout(300)
@@ -92,6 +113,14 @@ def test_agents_and_coordinator_were_really_killed_and_came_back(finished: Finis
     assert "kill -9 of the coordinator" in told
     boots = (finished.run / "coordinator.log").read_text().count("federation demo at version")
     assert boots >= 2
+
+
+def test_the_coordinators_page_could_be_watched_in_a_browser(finished: Finished) -> None:
+    status, text = finished.page
+    assert status == 200, text
+    assert text.startswith("<!doctype html>")
+    assert "· demo</title>" in text
+    assert "stopped by an error" not in (finished.run / "page.log").read_text()
 
 
 def test_every_update_produced_has_exactly_one_outcome_in_the_witnesss_ledger(
@@ -205,7 +234,14 @@ def test_synchronous_rounds_over_the_embedded_broker_print_the_evaluation_after_
     tmp_path: Path,
 ) -> None:
     words = ("--seed", "1", "--duration", "24", "--strategy", "fedavg", "--broker", "embedded")
-    done = demo(*words, out=tmp_path)
+    done = subprocess.run(
+        command_of(*words, out=tmp_path),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=220,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     rounds = [line for line in done.stdout.splitlines() if line.startswith("round ")]
     assert len(rounds) >= 3

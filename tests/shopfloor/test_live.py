@@ -131,6 +131,14 @@ def test_forced_colors_do_not_bring_escape_codes_into_a_pipe(
     assert "\x1b" not in log.getvalue()
 
 
+def test_a_told_line_stays_among_plain_lines_and_is_not_marked_up() -> None:
+    log = io.StringIO()
+    with LiveTerminal(log) as live:
+        live.tell("Watch it: http://127.0.0.1:8181/ [red]")
+        live.update(VIEW)
+    assert log.getvalue().splitlines()[0] == "Watch it: http://127.0.0.1:8181/ [red]"
+
+
 def test_headless_prints_plain_lines_even_at_a_terminal() -> None:
     reader, writer = pty.openpty()
     with os.fdopen(writer, "w", encoding="utf-8") as terminal:
@@ -152,6 +160,7 @@ def test_a_terminal_shows_the_view_and_gets_its_cursor_back_after_an_interrupt(
     def interrupted(terminal: TextIO) -> None:
         with LiveTerminal(terminal, width=100) as live:
             live.update(VIEW)
+            live.tell("Watch it: http://127.0.0.1:8181/ [red]")
             raise KeyboardInterrupt
 
     screen = b""
@@ -163,4 +172,5 @@ def test_a_terminal_shows_the_view_and_gets_its_cursor_back_after_an_interrupt(
             screen += os.read(reader, 65536)
     os.close(reader)
     assert b"Journeyman" in screen
+    assert b"Watch it: http://127.0.0.1:8181/ [red]" in screen
     assert screen.index(b"\x1b[?25l") < screen.index(b"\x1b[?25h")
