@@ -19,14 +19,14 @@ Nothing here reads a clock or draws but what is passed in.
 
 import random
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.conditions import Conditions
-from wire.messages import Policy, Readiness
+from wire.messages import NOVELTY_BINS, Count, Digest, Policy, Readiness, Unit
 from wire.novelty import EPSILON, histogram
 
 ASK_EVERY_S = 10.0
@@ -112,10 +112,10 @@ class Shown(msgspec.Struct, frozen=True):
       shares: `wire/novelty.py`.
     """
 
-    bundle: bytes
-    rows: int
-    behind: int
-    shares: tuple[float, ...]
+    bundle: Digest
+    rows: Count
+    behind: Count
+    shares: Annotated[tuple[Unit, ...], msgspec.Meta(max_length=NOVELTY_BINS)]
 
 
 def is_due(shown: Shown | None, bundle: bytes, rows: int) -> bool:

@@ -130,7 +130,9 @@ class Learner:
             adopted = self.adoption.current
             reason = self._reason_to_wait(adopted)
             decision = Decision("wait")
-            if not reason and adopted is not None:
+            if reason:
+                self.turn.withdraw()
+            elif adopted is not None:
                 reason, decision = self._ask(adopted)
             self.status.learning = reason or "training"
             if reason or adopted is None:

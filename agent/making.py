@@ -5,12 +5,13 @@
 
 Under calibration the agent remembers h, of which the coordinator knows the weighted sum over all
 agents; it sends the difference, and h moves towards it only when the update was folded
-(`coordinator/strategies/calibrated.py`).  What is stored is weight x h: that is what the coordinator
-has added up, and it stays right when the agent's rows, and with them its weight, become more.  By h
-itself, what the first small weights left in the sum would pull at the model for ever (simulated: a
-tenth of the sites' spread when rows grow from 64 to 5,000).  Under error feedback it remembers what it did not send
-(`agent/feedback.py`).  Both live in the outbox file, in the transaction of the update: neither can
-be without the other.
+(`coordinator/strategies/calibrated.py`).  What is stored is weight x h: that is what the
+coordinator has added up, and it stays right when the agent has more rows, and so more weight, than
+before.  With h itself the share that was sent under a small weight would be missing for ever, and
+pull at the model (simulated: by a tenth of the sites' spread while rows grow from 64 to 5,000).
+
+Under error feedback the agent remembers what it did not send (`agent/feedback.py`).  Both live in
+the outbox file, in the transaction of the update: neither can be without the other.
 """
 
 import logging

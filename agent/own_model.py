@@ -27,7 +27,7 @@ from agent.learning.checkpoint import (
 )
 from agent.learning.personalise import GLOBAL, Candidate, Kind, ModelName, Normalisation
 from wire.chunks import sha256
-from wire.errors import MalformedError, WireError
+from wire.errors import MalformedError, WireError, one_line
 from wire.messages import Count, Digest
 from wire.standards import Standard, read_standard, write_standard
 from wire.tensors import Params, read_safetensors, write_params
@@ -108,6 +108,7 @@ class _Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _decoder = msgspec.msgpack.Decoder(_Stored)
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
 
 
 class OwnModelFile:
@@ -126,8 +127,9 @@ class OwnModelFile:
             return _opened(read_capped(self._path, LARGEST_CHECKPOINT))
         except FileNotFoundError:
             return None
-        except (OSError, CheckpointError, WireError, msgspec.DecodeError) as error:
-            logger.warning("%s is dropped, the global model is served: %s", self._path, error)
+        except (OSError, CheckpointError, WireError, *_UNREADABLE) as error:
+            reason = one_line(str(error))
+            logger.warning("%s is dropped, the global model is served: %s", self._path, reason)
         try:
             self._path.unlink(missing_ok=True)
         except OSError as error:
@@ -164,7 +166,7 @@ def _opened(data: bytes) -> Chosen:
     """Read the file's bytes.
 
     Raises:
-      WireError, msgspec.DecodeError: they are not what `keep` wrote.
+      WireError, msgspec.DecodeError, UnicodeDecodeError: they are not what `keep` wrote.
     """
     body = data[_HEADER_BYTES:]
     if data[:_HEADER_BYTES] != _MAGIC + hashlib.sha256(body).digest():

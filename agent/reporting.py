@@ -17,6 +17,8 @@ from wire.messages import Report, Statistics
 
 AGAIN_S = 600.0
 """Held-out rows grow while the head stays: drift is seen within twice this."""
+_NOTHING_S = 5.0
+"""A site that had no rows to judge by may have some now, and others wait for its judgement."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Reporting:
     history: History
     personal: Personal
     _told: _Subject | None = None
-    _told_s: float = 0.0
+    _again_s: float = 0.0
 
     def begin(self) -> None:
         """A new connection: everything is new."""
@@ -56,10 +58,12 @@ class Reporting:
             self.personal.serving(adopted).reason,
             self._has_statistics(adopted),
         )
-        if subject == self._told and now_s - self._told_s < AGAIN_S:
+        if subject == self._told and now_s < self._again_s:
             return None
-        self._told, self._told_s = subject, now_s
-        return self._report(adopted, self._statistics(adopted, subject))
+        report = self._report(adopted, self._statistics(adopted, subject))
+        self._told = subject
+        self._again_s = now_s + (AGAIN_S if report is not None else _NOTHING_S)
+        return report
 
     def _report(self, adopted: Adopted, statistics: Statistics | None) -> Report | None:
         held_out = self.history.read(held_out=True)

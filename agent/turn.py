@@ -34,6 +34,7 @@ from agent.asking import (
 )
 from agent.conditions import Conditions
 from agent.learning.checkpoint import CheckpointError, read_capped, write_durably
+from wire.errors import one_line
 from wire.messages import Grant, Policy, Readiness
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ _FILE = "novelty.json"
 _LARGEST_FILE = 64 << 10
 _SMOOTHING = 0.3
 """Weight of the newest update in the mean time from made to committed."""
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What a card that rots makes of JSON; an agent must not die of it at every start."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Turn:
     _standing: Standing = field(default_factory=lambda: Standing(is_linked=False))
     _wish: _Wish | None = None
     _asks: int = 0
-    _heard_s: float = 0.0
+    _heard_s: float | None = None
     _due_s: float = 0.0
     _made_s: dict[tuple[str, int], float] = field(default_factory=dict)
     _uplink_s: float = 0.0
@@ -90,6 +93,8 @@ class Turn:
 
     def decide(self, policy: Policy, now_s: float) -> Decision:
         """Whether to train now, ask, or wait."""
+        if self._heard_s is None:  # a start is no silence
+            self._heard_s = now_s
         standing = replace(
             self._standing, silent_s=now_s - self._heard_s, due_s=self._due_s - now_s
         )
@@ -112,6 +117,10 @@ class Turn:
         """
         self._wish = _Wish(base_version, examples, bundle, inputs)
 
+    def withdraw(self) -> None:
+        """Nothing is to be trained now: a grant would hold a slot that others need."""
+        self._wish = None
+
     def begin(self) -> None:
         """Training begins: nothing is asked for, and the training child is taken, until `end`."""
         self._wish, self.is_training = None, True
@@ -123,6 +132,7 @@ class Turn:
     def made(self, decision: Decision, update: tuple[str, int], loss: float, now_s: float) -> None:
         """An update was made: its grant is used up."""
         self._standing = replace(self._standing, used=max(self._standing.used, decision.grant))
+        self._due_s = now_s  # the next question is another one
         self._made_s[update] = now_s
         self.loss = loss if math.isfinite(loss) else None
 
@@ -193,6 +203,6 @@ class Turn:
             return msgspec.json.decode(data, type=Shown)
         except FileNotFoundError:
             return None
-        except (OSError, CheckpointError, msgspec.DecodeError) as error:
-            logger.warning("%s is made again: %s", _FILE, error)
+        except (OSError, CheckpointError, *_UNREADABLE) as error:
+            logger.warning("%s is made again: %s", _FILE, one_line(str(error)))
             return None

@@ -36,6 +36,7 @@ from agent.learning.frames import (
     unpack_array,
 )
 from agent.learning.plan import TrainingPlan
+from wire.errors import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class _Rows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _decoder = msgspec.msgpack.Decoder(_Rows)
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
 
 
 class Unfinished:
@@ -103,8 +105,8 @@ class Unfinished:
         except FileNotFoundError:
             self.discard()
             return None
-        except (OSError, msgspec.DecodeError, CheckpointError, FrameError) as error:
-            logger.warning("an unfinished training is discarded: %s", error)
+        except (OSError, CheckpointError, FrameError, *_UNREADABLE) as error:
+            logger.warning("an unfinished training is discarded: %s", one_line(str(error)))
             self.discard()
             return None
         if stored.job != job:

@@ -194,6 +194,11 @@ def _about_calibration(settings: CoordinatorSettings) -> Iterator[tuple[str, str
     if is_calibrated and policy.offline_training:
         reason = "an agent under calibration waits for the outcome of each update: say false"
         yield "policy.offline_training", reason
+    robust = settings.robust
+    if is_calibrated and (robust.clip, robust.combine) != ("none", "mean"):
+        key = "clip" if robust.clip != "none" else "combine"
+        reason = "agents under calibration remember what they sent, the strategy what it added: "
+        yield f"robust.{key}", reason + 'they differ but for clip = "none" and combine = "mean"'
 
 
 def resolve(config: Path, name: str) -> Path:

@@ -451,6 +451,8 @@ def _check_sums(accounting: Accounting) -> None:
             raise MalformedError(f"contribution sums: {name} holds a number that none of it can be")
     if accounting.level[1:].min() < 0:
         raise MalformedError("contribution sums: level holds a negative count")
+    if accounting.level[3] > 0 and accounting.level[1] == 0:
+        raise MalformedError("contribution sums: level is of versions that nobody judged")
 
 
 def _check(observation: Observation, newest: int) -> None:
@@ -498,4 +500,7 @@ def _packed(values: Values) -> bytes:
 def _unpacked(name: str, data: bytes, count: int) -> Values:
     if len(data) != 8 * count:
         raise MalformedError(f"contribution sums: {name} has {len(data)} bytes, not {8 * count}")
-    return np.frombuffer(data, "<f8").astype(np.float64)
+    values = np.frombuffer(data, "<f8").astype(np.float64)
+    if not np.isfinite(values).all():
+        raise MalformedError(f"contribution sums: {name} holds a number that is not finite")
+    return values

@@ -36,6 +36,8 @@ UNIT = 128
 """Steps of a coefficient while clipping is on, so that it can be lowered by less than one row."""
 _RATE = 0.3
 """How fast the radius follows: by 16 % when no update of a version is within it."""
+FAR = 3.0
+"""What is more radii away than this counts as nothing."""
 _WEISZFELD_STEPS = 100
 _BLOCK = 1 << 17
 """Parameters looked at once: 2**16 pairs of squares fit 32 bits."""
@@ -126,6 +128,8 @@ def clipped(weight: int, away: float, radius: float) -> int:
     """Coefficient, in UNITs of the weight, of an update that is this far away from the centre."""
     if away <= radius:
         return weight * UNIT
+    if away > FAR * radius:
+        return 0
     return int(weight * UNIT * radius / away)
 
 

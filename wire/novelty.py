@@ -151,8 +151,8 @@ def _directions(digest: bytes, columns: int) -> Vector:
 
 
 def _distributions(histograms: Vector) -> Vector:
-    """(N, NOVELTY_BINS) as (N, PROJECTIONS, BINS) that add up to 1; what is all zero is uniform."""
-    shares = np.maximum(histograms, 0.0).reshape(-1, PROJECTIONS, BINS)
+    """(N, NOVELTY_BINS) as (N, PROJECTIONS, BINS) that add up to 1; without a sum it is uniform."""
+    shares = np.clip(histograms, 0.0, 1.0).reshape(-1, PROJECTIONS, BINS)
     total = shares.sum(axis=2, keepdims=True)
     result: Vector = np.where(total > 0, shares / np.where(total > 0, total, 1.0), 1 / BINS)
     return result

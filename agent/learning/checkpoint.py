@@ -156,7 +156,7 @@ class Checkpoint:
             raise CheckpointError("the bytes were cut or changed: their SHA-256 differs")
         try:
             stored = _decoder.decode(body)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CheckpointError(f"not a checkpoint of this version: {error}") from error
         return cls(stored.digest, _progress(stored))
 

@@ -2,7 +2,7 @@
 
 NASA's FD001 (one failure mode) and FD003 (two).  Model, windows and labels are those of
 `benchmarks/cmapss.py`; inputs are standardised over all sites' training engines, as federated
-statistics do.  Of each site's engines a fifth chooses; the test engines judge.
+statistics do.  Of each site's engines a few choose; the test engines judge.
 """
 
 import gzip
@@ -33,8 +33,10 @@ from benchmarks.personal.learning import (
 
 FOLDER = DATA / "cmapss"
 FILES = ("FD001", "FD003")
-CHOOSE_SHARE = 0.2
-PLAN = TrainingPlan(epochs=1, batch_size=128, optimizer="adam", learning_rate=1e-3)
+TEN_PLAN = TrainingPlan(epochs=1, batch_size=64, optimizer="adam", learning_rate=2e-3)
+PAIR_PLAN = TrainingPlan(epochs=1, batch_size=128, optimizer="adam", learning_rate=1e-3)
+TEN_CHOOSE, PAIR_CHOOSE = 1, 20
+"""Engines of a site, of ten and of a hundred, that choose and are not trained on."""
 TEN = PersonalTable(models=("global", "local"), local_normalisation=False)
 PAIR = PersonalTable(local_epochs=20, local_patience=5)
 _COLUMNS = [4 + sensor for sensor in SENSORS]
@@ -77,15 +79,15 @@ def ten_sites(engines: Engines, versions: int, seed: int) -> tuple[float, list[f
     order = np.random.default_rng(seed).permutation(engines.units)
     test = _last_windows(engines, standard)
     sites = [
-        _site(f"site {at}", engines, units, standard, test)
+        _site(f"site {at}", engines, units, TEN_CHOOSE, standard, test)
         for at, units in enumerate(np.array_split(order, 10))
     ]
     job = open_job(model(seed), Loss.MSE)
-    served = federate(job, sites, Recipe(PLAN, versions), seed)
+    served = federate(job, sites, Recipe(TEN_PLAN, versions), seed)
     together = Candidate(Kind(), served)
     alone, chosen = [], []
     for site in sites:
-        outcome = personalised(job, served, site, PLAN, TEN)
+        outcome = personalised(job, served, site, TEN_PLAN, TEN)
         own = next(each for each in outcome.candidates if each.kind.model == "local")
         alone.append(_rmse(job, own, site))
         chosen.append(_rmse(job, outcome.chosen, site))
@@ -122,20 +124,21 @@ def two_sites(both: dict[str, Engines], versions: int, units: int, seed: int) ->
             name,
             engines,
             random.permutation(engines.units)[:units],
+            units * PAIR_CHOOSE // 100,
             standard,
             _last_windows(engines, standard),
         )
         for name, engines in both.items()
     ]
     job = open_job(model(seed), Loss.MSE)
-    served = federate(job, sites, Recipe(PLAN, versions), seed)
+    served = federate(job, sites, Recipe(PAIR_PLAN, versions), seed)
     rows = [site.train for site in sites]
     pooled = _central(
         job, (np.concatenate([x for x, _ in rows]), np.concatenate([y for _, y in rows])), seed
     )
     found = []
     for site in sites:
-        outcome = personalised(job, served, site, PLAN, PAIR)
+        outcome = personalised(job, served, site, PAIR_PLAN, PAIR)
         found.append(
             Pair(
                 site=site.name,
@@ -158,10 +161,10 @@ def _site(
     name: str,
     engines: Engines,
     units: NDArray[np.float64],
+    chooses: int,
     standard: Standard,
     test: Labelled,
 ) -> Site:
-    chooses = max(1, round(CHOOSE_SHARE * len(units)))
     train, choose = units[chooses:], units[:chooses]
     return Site(name, _windows(engines, train, standard), _windows(engines, choose, standard), test)
 

@@ -17,6 +17,7 @@ from agent.learning.choice import open_backend
 from agent.learning.graph import Graph, Params, initial_params
 from agent.learning.losses import Loss
 from agent.learning.personalise import (
+    GLOBAL,
     Candidate,
     CandidateFailed,
     Making,
@@ -152,7 +153,11 @@ def federate(job: Job, sites: Sequence[Site], recipe: Recipe, seed: int) -> Para
 def personalised(
     job: Job, served: Params, site: Site, plan: TrainingPlan, table: PersonalTable
 ) -> Personalised:
-    """What one site serves, chosen as an agent does."""
+    """What one site serves, chosen as an agent does.
+
+    Raises:
+      RuntimeError: it is worse than the global model on the very rows that chose it.
+    """
     making = Making(
         trainer=InProcess(job.backend),
         loss=job.loss,
@@ -161,7 +166,10 @@ def personalised(
         plan=plan,
         table=table,
     )
-    return asyncio.run(personalise(making))
+    found = asyncio.run(personalise(making))
+    if not found.losses[found.chosen.kind].mean() <= found.losses[GLOBAL].mean():
+        raise RuntimeError(f"{site.name} chose what is worse than the global model: {found.reason}")
+    return found
 
 
 def train_alone(

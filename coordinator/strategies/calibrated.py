@@ -6,8 +6,9 @@ below, in the manner of FedStale (Rodio and Neglia, "FedStale: leveraging Stale 
 Federated Learning", arXiv:2405.04171).
 
 The papers keep one vector for each client at the server.  Here an agent remembers its own, h, and
-sends d = delta - h; once told that d was folded it moves  h <- h + beta d.  The server needs only
-H, the weighted sum of all h, and N, the sum of all agents' weights:
+sends d = delta - h; once told that d was folded it moves  w h <- w h + beta w d  (it stores w h, so
+that a weight that grows changes nothing about the sum).  The server needs only H, the sum of all
+w h, and N, the sum of all agents' weights:
 
     v = H / N + sum(w d) / sum(w)             the pseudo-gradient
     H <- H + beta sum(w d)

@@ -123,7 +123,7 @@ class Desk:
                 if len(data) > _MAX_BODY_BYTES:
                     return _say(f"more than {_MAX_BODY_BYTES} bytes", 413)
             return msgspec.json.decode(data, type=kind)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             return _say(one_line(str(error)), 400)
         except ClientDisconnect:
             return _say("hung up", 400)

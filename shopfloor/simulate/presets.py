@@ -18,7 +18,10 @@ PRESETS: tuple[StrategyName, ...] = ("fedbuff", "fedavg", "fedasync", "calibrate
 BY_LOT = SelectionSettings(random_share=1.0, per_agent_cap=1_000_000)
 """Everybody who waits has the same chance."""
 
-_STEP = ServerOptimizerSettings(name="momentum", learning_rate=0.2, momentum=0.8)
+_SLOTS = 50
+_STALENESS_CAP = 1000
+"""With versions of two updates, an agent that was away for an hour is hundreds behind."""
+_CALIBRATION = 0.3
 
 
 def preset(strategy: StrategyName) -> Tables:
@@ -29,27 +32,32 @@ def preset(strategy: StrategyName) -> Tables:
     """
     match strategy:
         case "fedbuff":
-            return _tables(StrategySettings(name=strategy, goal=10), _STEP)
-        case "fedavg":
-            settings = StrategySettings(
-                name=strategy, clients=100, over_selection=0.3, deadline_s=600.0
-            )
-            return _tables(settings, _STEP, lease_s=settings.deadline_s)
-        case "fedasync":
-            mixing = FedAsyncSettings(mixing=0.05)
-            settings = StrategySettings(name=strategy, fedasync=mixing)
-            return _tables(settings, ServerOptimizerSettings())
+            return _tables(StrategySettings(name=strategy, goal=2), _sgd(0.65))
         case "calibrated":
-            settings = StrategySettings(name=strategy, goal=10)
-            tables = _tables(settings, ServerOptimizerSettings(learning_rate=0.5))
-            policy = msgspec.structs.replace(tables.policy, calibration=0.5)
+            tables = _tables(StrategySettings(name=strategy, goal=2), _sgd(0.5))
+            policy = msgspec.structs.replace(tables.policy, calibration=_CALIBRATION)
             return msgspec.structs.replace(tables, policy=policy)
+        case "fedasync":
+            mixing = FedAsyncSettings(mixing=0.1)
+            return _tables(StrategySettings(name=strategy, fedasync=mixing), _sgd(1.0))
+        case "fedavg":
+            rounds = StrategySettings(
+                name=strategy, clients=20, over_selection=1.0, deadline_s=120.0
+            )
+            step = ServerOptimizerSettings(name="momentum", learning_rate=1.2, momentum=0.8)
+            # A lease ends with its round: nobody is asked to step in.
+            return _tables(rounds, step, lease_s=rounds.deadline_s)
         case _:
             raise ValueError(f"no preset for {strategy!r}; give the coordinator's file as --config")
+
+
+def _sgd(learning_rate: float) -> ServerOptimizerSettings:
+    return ServerOptimizerSettings(learning_rate=learning_rate)
 
 
 def _tables(
     strategy: StrategySettings, optimizer: ServerOptimizerSettings, lease_s: float = 3600.0
 ) -> Tables:
-    selection = msgspec.structs.replace(BY_LOT, lease_s=lease_s)
-    return Tables(strategy=strategy, server_optimizer=optimizer, selection=selection)
+    selection = msgspec.structs.replace(BY_LOT, concurrency=_SLOTS, lease_s=lease_s)
+    policy = msgspec.structs.replace(Tables().policy, staleness_cap=_STALENESS_CAP)
+    return Tables(strategy=strategy, server_optimizer=optimizer, selection=selection, policy=policy)

@@ -15,8 +15,15 @@ _LINES = 10
 
 
 @contextmanager
-def shown(name: str, hours: float, stream: TextIO = sys.stderr) -> Iterator[Progress]:
-    """Give the function that a run reports to; the bar is taken away at the end."""
+def shown(name: str, hours: float, stream: TextIO | None = None) -> Iterator[Progress]:
+    """Give the function that a run reports to; the bar is taken away at the end.
+
+    Args:
+      name: of the run.
+      hours: that it simulates.
+      stream: standard error, unless another is given.
+    """
+    stream = stream or sys.stderr
     if not stream.isatty():
         yield _plain(name, hours, stream)
         return

@@ -5,6 +5,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 import agent.outbox
 import agent.outbox_tables
-from agent.outbox import Entry, Offer, Outbox, Settlement, UpdateId
+from agent.outbox import Entry, Memory, Offer, Outbox, Settlement, UpdateId
 from wire.errors import SettingsError
 from wire.messages import CONFLICT, TERMINAL, Receipt
 
@@ -456,3 +457,250 @@ def test_a_file_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> 
     with pytest.raises(SettingsError, match="format 99"):
         outbox_at(path)
     assert path.exists()
+
+
+# What the next update depends on
+
+
+def add_with(outbox: Outbox, memory: Memory) -> int:
+    made = outbox.add(0, 1, lambda _, at: (b"header %d" % at, b"content %d" % at), memory)
+    return made.sequence
+
+
+def calibrate(outbox: Outbox, sequence: int, status: str) -> bytes | None:
+    """Give an update this outcome; return what is remembered then."""
+    outbox.settle((receipt(outbox, sequence, status),), sequence)
+    return outbox.remembered("calibration")
+
+
+def test_nothing_is_remembered_before_the_first_update() -> None:
+    outbox = outbox_at()
+    assert outbox.remembered("residual") is None
+    assert outbox.remembered("calibration") is None
+
+
+def test_a_residual_comes_and_goes_with_the_update_that_left_it(tmp_path: Path) -> None:
+    outbox = outbox_at(tmp_path / "outbox.db")
+    add_with(outbox, Memory(residual=b"left by 1"))
+    assert outbox.remembered("residual") == b"left by 1"
+
+    def fail(_incarnation: str, _sequence: int) -> tuple[bytes, bytes]:
+        raise OSError("no key")
+
+    with pytest.raises(OSError, match="no key"):
+        outbox.add(0, 1, fail, Memory(residual=b"left by an update that was not made"))
+    assert outbox.remembered("residual") == b"left by 1"
+    assert add_with(outbox, Memory(residual=b"left by 2")) == 2
+    outbox.close()
+    assert outbox_at(tmp_path / "outbox.db").remembered("residual") == b"left by 2"
+
+
+def test_an_update_that_the_disk_did_not_take_leaves_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    outbox = outbox_at(path)
+    add_with(outbox, Memory(residual=b"left by 1"))
+    with closing(sqlite3.connect(path)) as database:  # the memory is written after the update
+        database.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON remembered BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
+    with pytest.raises(sqlite3.IntegrityError):
+        add_with(outbox, Memory(residual=b"left by 2"))
+    assert (outbox.produced, still_open(outbox)) == (1, [1])
+    assert outbox.remembered("residual") == b"left by 1"
+
+
+def test_a_residual_does_not_wait_for_an_outcome() -> None:
+    outbox = outbox_at()
+    add_with(outbox, Memory(residual=b"left by 1"))
+    outbox.settle((receipt(outbox, 1, "refused"),), 1)
+    assert outbox.remembered("residual") == b"left by 1"
+    add_with(outbox, Memory())
+    assert outbox.remembered("residual") == b"left by 1"
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_what_calibration_remembers_moves_only_when_the_update_was_folded(status: str) -> None:
+    outbox = outbox_at()
+    add_with(outbox, Memory(calibration=b"after 1"))
+    assert outbox.remembered("calibration") is None
+    assert calibrate(outbox, 1, "folded") == b"after 1"
+    add_with(outbox, Memory(calibration=b"after 2"))
+    assert outbox.remembered("calibration") == b"after 1"
+    assert calibrate(outbox, 2, status) == (b"after 2" if status == "folded" else b"after 1")
+    if status not in TERMINAL:  # and its outcome may still come
+        assert calibrate(outbox, 2, "folded") == b"after 2"
+    elif status != "folded":  # and that was its outcome
+        assert calibrate(outbox, 2, "folded") == b"after 1"
+
+
+def test_a_receipt_for_another_content_or_a_second_one_moves_nothing() -> None:
+    outbox = outbox_at()
+    add_with(outbox, Memory(calibration=b"after 1"))
+    outbox.settle((receipt(outbox, 1, "folded", digest=bytes(32)),), 1)
+    assert outbox.remembered("calibration") is None
+    assert calibrate(outbox, 1, "folded") == b"after 1"
+    add_with(outbox, Memory(calibration=b"after 2"))
+    assert calibrate(outbox, 1, "folded") == b"after 1"
+
+
+def test_an_outcome_that_comes_after_a_restart_and_a_new_incarnation_still_counts(
+    tmp_path: Path,
+) -> None:
+    outbox = outbox_at(tmp_path / "outbox.db")
+    add_with(outbox, Memory(calibration=b"after 1"))
+    late = receipt(outbox, 1, "folded")
+    outbox.close()
+    outbox = outbox_at(tmp_path / "outbox.db")
+    outbox.renew("a test")
+    outbox.settle((receipt(outbox, 1, "folded"),), 1)  # of an update that was never made
+    assert outbox.remembered("calibration") is None
+    outbox.settle((late,), 2)
+    assert outbox.remembered("calibration") == b"after 1"
+    outbox.close()
+    assert outbox_at(tmp_path / "outbox.db").remembered("calibration") == b"after 1"
+
+
+def test_a_tombstone_of_a_committed_update_leaves_the_outcome_to_the_coordinator() -> None:
+    outbox = outbox_at(quota_bytes=10)
+    for sequence, status in ((1, "dropped"), (2, "folded")):
+        add_with(outbox, Memory(calibration=b"after %d" % sequence))
+        assert outbox.bury(own(outbox, sequence), b"tombstone")
+        expected = b"after 2" if status == "folded" else None
+        assert calibrate(outbox, sequence, status) == expected
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from agent.outbox import Memory, Outbox
+from wire.messages import Receipt
+outbox = Outbox(Path(sys.argv[1]), 10**9)
+while True:
+    number = outbox.produced + 1
+    memory = Memory(b"residual %d" % number * 500, b"calibration %d" % number * 500)
+    made = outbox.add(0, 7, lambda _, at: (b"header %d" % at, b"content %d" % at * 500), memory)
+    told = Receipt(incarnation=made.incarnation, sequence=made.sequence, status="folded")
+    print(number, flush=True)
+    outbox.settle((told,), number)
+"""
+
+
+def test_memories_and_updates_are_one_after_kills_at_random_moments(
+    tmp_path: Path, repository: Path
+) -> None:
+    path, rng = tmp_path / "outbox.db", random.Random(3)
+    for _ in range(4):
+        command = [sys.executable, "-c", KILLED, str(path)]
+        with subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            for _ in range(rng.randrange(1, 30)):
+                writer.stdout.readline()
+            writer.kill()
+        outbox = outbox_at(path)
+        newest, folded = outbox.produced, outbox.counts().get("folded", 0)
+        assert newest > 0
+        assert newest - folded in (0, 1)
+        assert outbox.remembered("residual") == b"residual %d" % newest * 500
+        expected = b"calibration %d" % folded * 500 if folded else None
+        assert outbox.remembered("calibration") == expected
+        for at in still_open(outbox):  # the one whose outcome the kill cut off comes to it now
+            assert calibrate(outbox, at, "folded") == b"calibration %d" % at * 500
+        outbox.close()
+
+
+VERSION_1 = """
+CREATE TABLE identity (
+  one INTEGER PRIMARY KEY CHECK (one = 1),
+  incarnation TEXT NOT NULL,
+  session INTEGER NOT NULL,
+  receipt_counter INTEGER NOT NULL
+) STRICT;
+CREATE TABLE incarnations (
+  incarnation TEXT PRIMARY KEY,
+  highest INTEGER NOT NULL,
+  began_at REAL NOT NULL,
+  reason TEXT NOT NULL
+) STRICT;
+CREATE TABLE updates (
+  place INTEGER PRIMARY KEY,
+  incarnation TEXT NOT NULL,
+  sequence INTEGER NOT NULL,
+  lineage INTEGER NOT NULL,
+  base_version INTEGER NOT NULL,
+  digest BLOB NOT NULL,
+  status TEXT NOT NULL,
+  reason TEXT NOT NULL,
+  version INTEGER,
+  made_at REAL NOT NULL,
+  settled_at REAL,
+  bytes INTEGER NOT NULL,
+  header_digest BLOB NOT NULL,
+  header BLOB,
+  content BLOB,
+  UNIQUE (incarnation, sequence)
+) STRICT;
+CREATE INDEX open_updates ON updates (place) WHERE header IS NOT NULL;
+CREATE INDEX updates_by_base ON updates (lineage, base_version);
+CREATE TABLE forgotten (
+  incarnation TEXT NOT NULL,
+  status TEXT NOT NULL,
+  number INTEGER NOT NULL,
+  PRIMARY KEY (incarnation, status)
+) STRICT;
+PRAGMA user_version = 1;
+INSERT INTO incarnations VALUES ('ffeeddccbbaa9988', 2, 900.0, 'first start');
+INSERT INTO incarnations VALUES ('00112233445566aa', 3, 1000.0, 'a restored card');
+INSERT INTO forgotten VALUES ('ffeeddccbbaa9988', 'folded', 40);
+INSERT INTO identity VALUES (1, '00112233445566aa', 9, 77);
+"""
+
+
+def version_1_file(path: Path) -> None:
+    """A file as the agent before sparse and calibrated updates made it."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.executescript(VERSION_1)
+        for place, (incarnation, at, status) in enumerate(
+            (("ffeeddccbbaa9988", 2, "pending"), (FIRST, 2, "committed"), (FIRST, 3, "folded"))
+        ):
+            is_open = status != "folded"
+            header, content = b"header %d" % place, b"content %d" % place
+            database.execute(
+                "INSERT INTO updates VALUES"
+                " (?, ?, ?, 0, 6, ?, ?, '', NULL, 1.5, NULL, 20, ?, ?, ?)",
+                (
+                    place + 1,
+                    incarnation,
+                    at,
+                    hashlib.sha256(content).digest(),
+                    status,
+                    hashlib.sha256(header).digest(),
+                    header if is_open else None,
+                    content if is_open else None,
+                ),
+            )
+        database.commit()
+
+
+def test_a_file_of_version_1_keeps_every_update_and_can_remember_from_then_on(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "outbox.db"
+    version_1_file(path)
+    for _ in range(2):  # the second time it is already of today's version
+        outbox = outbox_at(path)
+        old, new = UpdateId("ffeeddccbbaa9988", 2), UpdateId(FIRST, 2)
+        assert outbox.open_updates() == [old, new]
+        assert outbox.offer(old) == Offer(old, b"header 0", b"content 0")
+        assert outbox.offer(new) == Offer(new, b"header 1", b"content 1")
+        assert outbox.counts() == {"pending": 1, "committed": 1, "folded": 41}
+        assert (outbox.incarnation, outbox.produced, outbox.receipt_counter) == (FIRST, 3, 77)
+        assert outbox.highest("ffeeddccbbaa9988") == 2
+        assert outbox.remembered("residual") is None
+        outbox.close()
+    outbox = outbox_at(path)
+    assert outbox.next_session() == 10
+    assert add_with(outbox, Memory(b"left by 4", b"after 4")) == 4
+    assert calibrate(outbox, 4, "folded") == b"after 4"
+    assert outbox.remembered("residual") == b"left by 4"
+    assert not outbox.set_aside

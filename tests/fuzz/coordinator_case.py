@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, redirect_stdout
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -17,7 +18,9 @@ import msgspec
 import numpy as np
 
 from coordinator.admissions import Admissions
+from coordinator.config import Identity
 from coordinator.connection import Connection
+from coordinator.contribution import from_bytes
 from coordinator.evaluation_log import EvaluationLog
 from coordinator.federation import Federation
 from coordinator.ingest import Ingest
@@ -25,7 +28,10 @@ from coordinator.selection import SelectionSettings
 from coordinator.store import Store
 from coordinator.strategies.choice import StrategySettings
 from tests.coordinator.small_federation import (
+    AUTHOR_KEY,
     FEDERATION,
+    MANIFEST,
+    PARAMS,
     SCALE,
     P,
     evaluation,
@@ -54,17 +60,37 @@ from tests.fuzz.people import (
     TOPICS,
     credential,
 )
-from tests.fuzz.script import UnfitWordsError, changes, listen, watching
-from tests.fuzz.seeds import bodies, topic_seeds
+from tests.fuzz.script import UnfitWordsError, changes, database, listen, watching
+from tests.fuzz.seeds import bodies, judgements, topic_seeds
+from wire.bundle import GOLDEN, MODEL, WEIGHTS, read_bundle, write_bundle
 from wire.chunks import describe, split
 from wire.codec import Counter, seal_bytes
 from wire.errors import TooLargeError
-from wire.messages import BINS, AgentState, Evaluation, Report, UpdateHeader
+from wire.messages import (
+    BINS,
+    NOVELTY_BINS,
+    AgentState,
+    Choice,
+    Evaluation,
+    Grant,
+    Readiness,
+    Report,
+    Statistics,
+    UpdateHeader,
+)
 from wire.mqtt import BrokerSettings, Received
 from wire.signing import PrivateKey
+from wire.standards import read_standard
+from wire.tensors import write_params
 
 MOST_RECORDS = 40
 BUDGET_BYTES = 16 * P
+NOT_FINITE = """
+SELECT value, loss FROM quality WHERE abs(value) > 1e30 OR abs(loss) > 1e30
+UNION ALL SELECT value, 0 FROM pooled WHERE abs(value) > 1e30
+UNION ALL SELECT value, error FROM contributions WHERE abs(value) > 1e60 OR abs(error) > 1e60
+"""
+"""SQLite keeps infinity as it is, and refuses to keep NaN where a column may not be empty."""
 STRATEGY = "[strategy]\ngoal = 2\n[gate]\nevery = 1\nquorum = 1\n"
 PEOPLE: tuple[tuple[str, PrivateKey], ...] = (
     (AGENT, AGENT_KEY),
@@ -74,9 +100,21 @@ PEOPLE: tuple[tuple[str, PrivateKey], ...] = (
 )
 OPERATIONS = (
     *("raw", "birth", "update", "report", "chunk", "honest", "again", "altered", "time"),
-    *("whole", "judgement"),
+    *("whole", "judgement", "ask", "ready", "account"),
 )
 BUNDLED = settings(STRATEGY)
+LEARNS_TOGETHER = msgspec.structs.replace(MANIFEST, standardise="federated")
+COLUMNS = 1
+_FILES = {MODEL: b"not read here", WEIGHTS: write_params(PARAMS), GOLDEN: b"nor this"}
+
+
+@cache
+def bundled() -> Identity:
+    """A coordinator whose bundle is standardised by the statistics of all sites."""
+    plain = identity()
+    data = write_bundle(LEARNS_TOGETHER, _FILES, FEDERATION, AUTHOR_KEY)
+    bundle = read_bundle(data, plain.trust)
+    return replace(plain, bundle=bundle, bundle_bytes=data)
 
 
 def _admissions() -> Admissions:
@@ -88,10 +126,10 @@ class CoordinatorCase:
 
     def __init__(self) -> None:
         self.store = Store(":memory:")
-        self.federation = Federation(self.store, BUNDLED, identity(), 0.0)
+        self.federation = Federation(self.store, BUNDLED, bundled(), 0.0)
         log = EvaluationLog(self.store, is_synchronous=False, sites=1)
         self.connection = Connection(
-            BrokerSettings(), identity(), self.store, self.federation, log, _admissions(), 1
+            BrokerSettings(), bundled(), self.store, self.federation, log, _admissions(), 1
         )
         self.connection.ingest = Ingest(BUDGET_BYTES)
         self._counters = {agent: Counter(7) for agent, _ in PEOPLE}
@@ -99,6 +137,7 @@ class CoordinatorCase:
         self._sent: list[Received] = []
         self._chunks: list[Received] = []
         self._ahead_s = 0.0
+        self._granted: dict[str, int] = {}
 
     def begin(self) -> Iterator[Received]:
         """Births of the two agents that are enrolled."""
@@ -119,6 +158,9 @@ class CoordinatorCase:
             "time": self._time,
             "whole": self._honest,
             "judgement": self._judgement,
+            "ask": self._ask,
+            "ready": self._ready,
+            "account": self._account,
         }
         try:
             found = make[OPERATIONS[record.operation % len(OPERATIONS)]](record)
@@ -221,6 +263,49 @@ class CoordinatorCase:
         body = msgspec.msgpack.encode(report)
         return [self._sealed("report", body, agent, key, TOPICS.report(agent))]
 
+    def _ask(self, record: Record) -> list[Received]:
+        agent, key = PEOPLE[record.argument % len(PEOPLE)]
+        return [self._sealed("readiness", record.payload, agent, key, TOPICS.ask(agent))]
+
+    def _ready(self, record: Record) -> list[Received]:
+        """An ask that a coordinator takes; the argument chooses figures at their edges."""
+        agent, key = PEOPLE[record.argument % 2]
+        choice = record.argument // 2
+        asked = Readiness(
+            base_version=self.federation.saved.version,
+            examples=(0, 100, (1 << 53) - 1)[choice % 3],
+            loss=(None, 0.0, 1e12)[choice // 3 % 3],
+            novelty=((), (0.0,) * NOVELTY_BINS, (1.0,) * NOVELTY_BINS, (0.5,) * 7)[choice // 9 % 4],
+            power="battery" if choice & 1 else "mains",
+            battery=0.9 if choice & 1 else None,
+            temperature_c=(None, -100.0, 40.0)[choice % 3],
+        )
+        body = msgspec.msgpack.encode(asked)
+        return [self._sealed("readiness", body, agent, key, TOPICS.ask(agent))]
+
+    def _account(self, record: Record) -> list[Received]:
+        """A report with everything in it, true of a bundle of two classes or of another task."""
+        agent, key = PEOPLE[record.argument % 2]
+        head, choice = self.federation.head, record.argument // 2
+        tasks = [*(each for _, each in judgements()), judged(1)]
+        about = msgspec.structs.replace(tasks[choice % 6], digest=head.train.content.digest)
+        served = msgspec.structs.replace(tasks[choice // 6 % 6], digest=head.serve.content.digest)
+        columns = 2 if choice > 100 else COLUMNS
+        statistics = Statistics(
+            bundle=head.bundle.digest,
+            count=(10, 1, (1 << 40) - 1)[choice % 3],
+            sums=(30.0,) * columns,
+            squares=((90.0, 1e24, 900.0)[choice // 3 % 3],) * columns,
+        )
+        report = Report(
+            head=head.sequence,
+            evaluations=(about, served) if choice & 1 else (),
+            choice=Choice(model="local", normalisation="local", reason="\x1b", evaluation=served),
+            statistics=statistics if choice & 2 else None,
+        )
+        body = msgspec.msgpack.encode(report)
+        return [self._sealed("report", body, agent, key, TOPICS.report(agent))]
+
     def _again(self, record: Record) -> list[Received]:
         return [self._sent[record.argument % len(self._sent)]] if self._sent else []
 
@@ -241,7 +326,27 @@ class CoordinatorCase:
         connection = self.connection
         connection._send(connection.ingest.ask(now_s))  # noqa: SLF001 - `_tick` does no more
         connection._after(self.federation.tick(now_s))  # noqa: SLF001
+        version = self.federation.saved.version
+        for agent, grant in connection.admissions.grants(now_s, version):  # as `_send_grants` does
+            number = self._granted.get(agent, 0)
+            msgspec.convert(msgspec.to_builtins(grant), Grant)
+            if grant.number < number or grant.base_version > version:
+                raise AssertionError(f"{grant} for {agent} after {number}, at version {version}")
+            self._granted[agent] = grant.number
         return []
+
+    def check_record(self) -> None:
+        """Nothing that a report said left a figure that is no number, or statistics of nobody."""
+        found = database(self.store).execute(NOT_FINITE).fetchall()
+        if found:
+            raise AssertionError(f"not finite: {found}")
+        _, body = self.store.record.accounting()
+        if body:
+            from_bytes(body, BUNDLED.contribution)
+        named = self.federation.head.statistics
+        if named is not None:
+            data = {each.content.digest: each.data for each in self.federation.contents()}
+            read_standard(data[named.digest], COLUMNS)
 
 
 def run(data: bytes) -> None:
@@ -262,6 +367,8 @@ def _steps(case: CoordinatorCase, data: bytes, refusals: Callable[[], int]) -> I
             yield message
             if refusals() > before and changes(case.store) != rows:
                 raise AssertionError(f"a refused message to {message.topic!r} changed rows")
+            if message.topic.startswith(f"{TOPICS.base}/report/"):
+                case.check_record()
             held, pledged = case.held()
             if held > pledged or pledged > BUDGET_BYTES:
                 raise AssertionError(f"{held} bytes held, {pledged} pledged of {BUDGET_BYTES}")
@@ -296,6 +403,16 @@ def seeds() -> list[bytes]:
     cases = [slow, fast + judged_well + fast, fast + judged_most + fast, slow[:2] + late]
     lies = [Record(at("whole"), argument, b"4") for argument in (0, 8, 4, 12, 16, 24)]
     cases.append([*lies, *late])
+    both = [Record(at("judgement"), argument, b"") for argument in (2, 3)]
+    grown = [
+        [Record(at("whole"), agent, bytes([number])) for agent in (0, 1)] + both
+        for number in range(9)
+    ]
+    cases.append([record for step in grown for record in step])
+    asked = [Record(at("ready"), argument, b"") for argument in (2, 3, 22, 41)]
+    told = [Record(at("account"), argument, b"") for argument in (134, 142, 135)]
+    cases.append([*asked, Record(at("time"), 2, b""), *fast, *asked, Record(at("time"), 2, b"")])
+    cases.append([*told, *fast, *told])
     cases.append([*fast[:1], *(Record(at("again"), index, b"") for index in (2, 2, 3))])
     pool = record_pool()
     return [write_records(case) for case in [*cases, pool]] + [
@@ -307,7 +424,7 @@ def seeds() -> list[bytes]:
 def record_pool() -> list[Record]:
     """Single steps to begin with."""
     at = OPERATIONS.index
-    digest = Federation(Store(":memory:"), BUNDLED, identity(), 0.0).head.train.content.digest
+    digest = Federation(Store(":memory:"), BUNDLED, bundled(), 0.0).head.train.content.digest
     report = Report(head=1, evaluations=(evaluation(digest, 2.0),))
     golden = bodies()
     pool = [Record(at("report"), 0, msgspec.msgpack.encode(report))]
@@ -318,6 +435,9 @@ def record_pool() -> list[Record]:
     pool += [Record(at("honest"), argument, b"") for argument in (0, 1, 4, 8)]
     pool += [Record(at("whole"), argument, b"") for argument in (0, 1, 4, 8, 16)]
     pool += [Record(at("judgement"), argument, b"") for argument in range(6)]
+    pool += [Record(at("ask"), 0, body) for body in golden["readiness"]]
+    pool += [Record(at("ready"), argument, b"") for argument in (0, 3, 38, 71)]
+    pool += [Record(at("account"), argument, b"") for argument in range(0, 256, 17)]
     pool += [Record(at("chunk"), argument, b"") for argument in range(3)]
     pool += [Record(at("again"), argument, b"") for argument in range(4)]
     pool += [Record(at("altered"), argument, b"\0\x50\1") for argument in range(4)]
@@ -326,7 +446,7 @@ def record_pool() -> list[Record]:
 
 def mutate() -> Mutate:
     """Mutations of cases."""
-    inner: dict[str, Mutate] = dict.fromkeys(("birth", "update", "report"), messagepack)
+    inner: dict[str, Mutate] = dict.fromkeys(("birth", "update", "report", "ask"), messagepack)
     inner["raw"] = topic
     return records_of(
         record_pool(),

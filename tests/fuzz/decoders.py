@@ -5,6 +5,7 @@ read must be what a second look at it says.  Behind a signature the bytes are si
 so that the parser behind it is what is tested.
 """
 
+import math
 from collections.abc import Callable
 from typing import ParamSpec
 
@@ -14,18 +15,24 @@ import numpy as np
 from agent.learning.derive import output_shape
 from agent.learning.graph import read_graph, write_graph
 from agent.model import prepare
-from tests.coordinator.small_federation import FEDERATION, ROOT_KEY
+from tests.coordinator.small_federation import FEDERATION, MANIFEST, ROOT_KEY
 from tests.fuzz.people import SIGNERS, TOPICS, TRUST, signed
 from tests.fuzz.script import check_words
 from tests.fuzz.seeds import KIND_ORDER
 from wire.bundle import read_bundle, read_draft
 from wire.chunks import Assembly, check_content, describe, from_bitmap, split, to_bitmap
-from wire.codec import KINDS, open_envelope, parse_body, seal, unseal
+from wire.codec import KINDS, Opened, open_envelope, parse_body, seal, unseal
 from wire.deltas import decode
 from wire.errors import MalformedError, WireError
-from wire.messages import Content, Head, Message, UpdateHeader
+from wire.evaluation import add
+from wire.figures import METRICS_OF, figure
+from wire.messages import NOVELTY_BINS, Content, Evaluation, Head, Message, UpdateHeader
+from wire.novelty import distance
 from wire.signing import PublicKey
-from wire.tensors import read_integers, read_safetensors, write_safetensors
+from wire.sparse import decode_sparse, encode_sparse, largest_sparse_bytes
+from wire.standards import read_standard, write_standard
+from wire.tally import Tally, check_evaluation, tally_of
+from wire.tensors import Bits, pack_integers, read_integers, read_safetensors, write_safetensors
 from wire.topics import HEADER_PART, check_name, natural
 from wire.trust import read_charter, read_credential
 
@@ -33,6 +40,18 @@ P = ParamSpec("P")
 WRONG_SHAPE = (TypeError, KeyError, ValueError, AttributeError, RecursionError, OverflowError)
 """What plain Python says of a tree that is not shaped as expected."""
 DELTA_BASE = np.linspace(-1, 1, 103).astype("<f4").tobytes() + b"abc"
+_LABEL = MANIFEST.label
+TASKS = (
+    MANIFEST,
+    msgspec.structs.replace(
+        MANIFEST,
+        loss="cross_entropy",
+        label=_LABEL and msgspec.structs.replace(_LABEL, classes=("good", "worn", "broken")),
+    ),
+    msgspec.structs.replace(MANIFEST, loss="mse"),
+    msgspec.structs.replace(MANIFEST, loss="reconstruction", label=None),
+)
+"""A bundle of each kind of task."""
 KIND_TYPES: dict[str, type[Message]] = {kind: what for what, kind in KINDS.items()}
 
 
@@ -46,7 +65,7 @@ def topics(data: bytes) -> None:
     text = data[:65_535].decode("utf-8", "replace")
     for parse in (check_name, natural):
         _may_refuse(parse, text, "name")
-    for kind in ("state", "report"):
+    for kind in ("state", "report", "ask"):
         _may_refuse(TOPICS.agent_of, text, kind)
     found = TOPICS.parse_update(text)
     part = HEADER_PART if found.chunk is None else found.chunk
@@ -100,7 +119,8 @@ def contents_of(value: Message) -> list[Content]:
         case UpdateHeader():
             return [value.content]
         case Head():
-            return [value.bundle, value.train.content, value.serve.content]
+            optional = [value.statistics] if value.statistics is not None else []
+            return [value.bundle, value.train.content, value.serve.content, *optional]
         case _:
             return []
 
@@ -137,10 +157,70 @@ def safetensors(data: bytes) -> None:
 
 def integers(data: bytes) -> None:
     """An update's content: its first two bytes say how many integers of which width."""
-    bits = 8 if not data or data[0] & 1 else 16
-    count = int.from_bytes(data[:2], "big") >> 1
-    found = read_integers(data[2:], 8 if bits == 8 else 16, count)
-    _same(found.tobytes(), data[2:])
+    bits, count, content = _bits_and_count(data)
+    found = read_integers(content, bits, count)
+    _same((found.shape, found.itemsize), ((count,), 2 if bits == 16 else 1))
+    packed = found.tobytes() if bits != 4 else pack_integers(found, bits)
+    _same(packed, content)
+
+
+def sparse(data: bytes) -> None:
+    """A sparse content, after the same two bytes; half of the parameters may be kept."""
+    bits, count, content = _bits_and_count(data)
+    most = count // 2
+    found = decode_sparse(content, bits, count, most)
+    kept = int(np.count_nonzero(found))
+    _same(found.shape, (count,))
+    if kept > most or len(content) > largest_sparse_bytes(bits, count, most):
+        raise AssertionError(f"{kept} of at most {most} kept, in {len(content)} bytes")
+    _same(encode_sparse(found, bits), content)  # a vector has one encoding
+
+
+def _bits_and_count(data: bytes) -> tuple[Bits, int, bytes]:
+    """Width of an integer and how many, from 14 bits and two."""
+    first = int.from_bytes(data[:2], "big")
+    widths: tuple[Bits, ...] = (16, 8, 4, 4)
+    return widths[first & 3], first >> 2, data[2:]
+
+
+def standards(data: bytes) -> None:
+    """The file in which a head names the statistics of all sites: three columns."""
+    found = read_standard(data, 3)
+    _same((found.mean.shape, found.deviation.shape), ((3,), (3,)))
+    if not (np.isfinite(found.mean).all() and (found.deviation > 0).all()):
+        raise AssertionError(f"standardised by {found}")
+    again = read_standard(write_standard(found), 3)
+    _same(again.mean.tolist(), found.mean.tolist())
+    _same(again.deviation.tolist(), found.deviation.tolist())
+
+
+def evaluations(data: bytes) -> None:
+    """A site's counts about a bundle of the first byte's task: figures that are numbers, or none.
+
+    They add up with those of the same task, in any order.
+    """
+    manifest = TASKS[(data[0] if data else 0) % len(TASKS)]
+    said = parse_body(Opened("report", "press-1", 1, data[1:], bytes(64)), Evaluation)
+    check_evaluation(said, manifest)
+    one = tally_of(said)
+    for tally in (one, one + Tally(), Tally() + one, one + one, add([said] * 5)):
+        _same((tally.kind is None, tally.rows % max(one.rows, 1)), (False, 0))
+        for metric in METRICS_OF[tally.kind or "binary"]:
+            found = figure(metric, tally)
+            if found is not None and not math.isfinite(found):
+                raise AssertionError(f"{metric} is {found} of {said!r:.300}")
+
+
+def novelty(data: bytes) -> None:
+    """Two histograms of any numbers."""
+    size = NOVELTY_BINS * 8
+    told = [data[at : at + size].ljust(size, b"\0") for at in (0, size)]
+    one, other = (tuple(np.frombuffer(each, "<f8").tolist()) for each in told)
+    with np.errstate(all="ignore"):  # a warning is no finding
+        apart = distance(one, other), distance(other, one), distance(one, one)
+    if not (0.0 <= apart[0] <= 1.0 + 1e-9 and abs(apart[0] - apart[1]) < 1e-9):
+        raise AssertionError(f"{apart[0]} apart, and {apart[1]} the other way")
+    _same(apart[2], 0.0)
 
 
 def bitmaps(data: bytes) -> None:

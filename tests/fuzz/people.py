@@ -19,6 +19,7 @@ from tests.coordinator.small_federation import (
     trust,
 )
 from wire.codec import seal, seal_bytes
+from wire.manifest import Standardise
 from wire.messages import Credential
 from wire.signing import PrivateKey
 from wire.topics import Topics
@@ -51,6 +52,8 @@ SIGNERS: dict[str, tuple[str, PrivateKey]] = {
     "agent-state": (AGENT, AGENT_KEY),
     "update": (AGENT, AGENT_KEY),
     "report": (AGENT, AGENT_KEY),
+    "readiness": (AGENT, AGENT_KEY),
+    "grant": (COORDINATOR, COORDINATOR_KEY),
 }
 """By whom, and with which key, a message of each kind is rightly signed."""
 
@@ -76,11 +79,11 @@ def credential(agent: str = AGENT, site: str = "site-a", serial: int = 1) -> byt
 
 
 @cache
-def bundle() -> bytes:
+def bundle(standardise: Standardise = "given") -> bytes:
     """A bundle that agents adopt: the milling job with a hidden layer of two."""
     settings = read_bundle_settings(JOB)
     if settings.family is None:
         raise ValueError(f"{JOB} names no family any more")
     family = msgspec.structs.replace(settings.family, hidden=(2,))
-    small = msgspec.structs.replace(settings, family=family)
+    small = msgspec.structs.replace(settings, family=family, standardise=standardise)
     return build_bundle(JOB, small, FEDERATION, AUTHOR_KEY)

@@ -45,16 +45,22 @@ FRESH, BLIND = 0.2, 0.15
 """How often a case begins at a seed again, and how often libFuzzer's own mutations are used."""
 CASE_S, MEMORY_MB, GROWTH_MB = 10, 1024, 64
 SHARES = {
-    "topics": 0.12,
-    "envelopes": 0.16,
-    "messages": 0.23,
+    "topics": 0.08,
+    "envelopes": 0.12,
+    "messages": 0.19,
     "bundles": 0.05,
-    "graphs": 0.1,
-    "safetensors": 0.1,
+    "graphs": 0.08,
+    "safetensors": 0.06,
     "integers": 0.02,
     "bitmaps": 0.02,
     "deltas": 0.06,
-    "assemblies": 0.06,
+    "assemblies": 0.04,
+    "sparse": 0.04,
+    "standards": 0.03,
+    "evaluations": 0.06,
+    "novelty": 0.01,
+    "stored": 0.04,
+    "web": 0.02,
     "coordinator": 0.04,
     "agent": 0.04,
 }

@@ -106,13 +106,13 @@ def listen(program: object, steps: Iterator[Received]) -> None:
             return
         raise AssertionError("the listener ended before its link")
 
-    _loop().run_until_complete(taken())
+    loop().run_until_complete(taken())
 
 
 _loops: list[asyncio.AbstractEventLoop] = []
 
 
-def _loop() -> asyncio.AbstractEventLoop:
+def loop() -> asyncio.AbstractEventLoop:
     """One event loop for all cases: a new one for each would be most of a case's time."""
     if not _loops:
         _loops.append(asyncio.new_event_loop())
@@ -121,7 +121,12 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 def changes(owner: object) -> int:
     """Rows that the owner of a database has changed since it was opened."""
-    database = vars(vars(owner).get("_file", owner))["_db"]
-    if not isinstance(database, sqlite3.Connection):
+    return database(owner).total_changes
+
+
+def database(owner: object) -> sqlite3.Connection:
+    """The owner's open database."""
+    found = vars(vars(owner).get("_file", owner))["_db"]
+    if not isinstance(found, sqlite3.Connection):
         raise TypeError(f"{owner!r} owns no open database")
-    return database.total_changes
+    return found

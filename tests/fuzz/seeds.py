@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from tests.fuzz.people import TOPICS, bundle, credential
 from wire.bundle import MODEL
 from wire.codec import KINDS, MAX_BYTES, open_envelope
-from wire.messages import AgentState
+from wire.messages import BINS, AgentState, Errors, Evaluation
+from wire.standards import Standard, write_standard
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FIELDS = sorted({field for what in KINDS for field in what.__struct_fields__})
@@ -53,7 +55,7 @@ def topic_seeds() -> list[bytes]:
     """Topics that parse, and some that must not."""
     good = [item["topic"] for item in vectors()["topics"]]
     digest = hashlib.sha256(b"x").hexdigest()
-    good += [TOPICS.state("press-1"), TOPICS.report("press-1"), TOPICS.head]
+    good += [TOPICS.state("press-1"), TOPICS.report("press-1"), TOPICS.ask("press-1"), TOPICS.head]
     good += [TOPICS.coordinator_state, TOPICS.model(digest, 3), TOPICS.bundle(digest, 0)]
     return [topic.encode() for topic in good + vectors()["refused_topics"]]
 
@@ -73,9 +75,40 @@ def bundle_files() -> dict[str, bytes]:
     return files
 
 
+@cache
+def judgements() -> list[tuple[int, Evaluation]]:
+    """An evaluation of each of the four kinds of task, in the order of `decoders.TASKS`."""
+    digest, most = bytes(32), (1 << 40) - 1
+    low, high = (5,) * 128 + (0,) * 128, (0,) * 100 + (3,) * 156
+    numbers = Errors(
+        rows=40, error=-3.5, absolute=20.0, squared=16.25, label=4000.0, label_squared=410_000.0
+    )
+    squared = Errors(
+        rows=40, error=20.0, absolute=20.0, squared=16.0, label=0.0, label_squared=0.0
+    )
+    return [
+        (0, Evaluation(digest=digest, positives=high, negatives=low, alarms=(200, 3), loss=12.5)),
+        (0, Evaluation(digest=digest, positives=(most,) * BINS, negatives=(most,) * BINS)),
+        (1, Evaluation(digest=digest, confusion=(5, 1, 0, 2, 7, 1, 0, 0, 3), loss=9.0)),
+        (2, Evaluation(digest=digest, errors=numbers, loss=16.25)),
+        (3, Evaluation(digest=digest, errors=squared, loss=20.0)),
+    ]
+
+
+@cache
+def standards() -> list[bytes]:
+    """Statistics of three columns, of two, and one with a deviation that can not be."""
+    mean, deviation = np.array([1.0, -2.0, 300.0]), np.array([1.0, 1e-30, 2.0])
+    good = write_standard(Standard(mean, deviation))
+    few = write_standard(Standard(mean[:2], deviation[:2]))
+    return [good, few, write_standard(Standard(mean, -deviation))]
+
+
 def dictionary() -> list[bytes]:
     """Words that a fuzzer without knowledge of the formats would have to guess."""
     words = [*FIELDS, *KIND_ORDER, "online", "offline", "pause", "resume", "open", "closed"]
+    words += ["mains", "battery", "global", "fine_tuned", "ditto", "local", "shared", "mean"]
+    words += ["deviation", "training", "agent", "order", "version", "authorization", "Bearer "]
     words += ["committed", "folded", "refused", "void", "dropped", "wanted", "later"]
     words += ["F32", "I64", "dtype", "shape", "data_offsets", "__metadata__", "plant-net"]
     found = [word.encode() for word in words]

@@ -17,6 +17,8 @@ import numpy as np
 from agent.learning.graph import GraphError
 from tests.fuzz import decoders
 from tests.fuzz.mutating import (
+    FLOATS,
+    NOT_FINITE,
     Mutate,
     delta,
     messagepack,
@@ -33,15 +35,20 @@ from tests.fuzz.seeds import (
     bundle_files,
     envelopes,
     graphs,
+    judgements,
+    standards,
     topic_seeds,
     vectors,
 )
 from wire.bundle import GOLDEN, MODEL, WEIGHTS
 from wire.deltas import encode
 from wire.errors import WireError
+from wire.messages import NOVELTY_BINS
+from wire.sparse import encode_sparse
+from wire.tensors import Bits
 
 KIND_BYTES = {kind: bytes([index]) for index, kind in enumerate(KIND_ORDER)}
-INTEGERS = [b"\0\x08abcd", b"\1\x08abcdabcd"]
+INTEGERS = [b"\0\x10abcdabcd", b"\0\x11abcd", b"\0\x12!2", b"\0\x16!2\x03"]
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,12 @@ def target(name: str) -> Target:
         "bitmaps": lambda: Target(decoders.bitmaps, [b"\x01\x80", bytes(512)], scrambled),
         "deltas": _deltas,
         "assemblies": _assemblies,
+        "sparse": _sparse,
+        "standards": lambda: Target(decoders.standards, standards(), safetensors, 2048),
+        "evaluations": _evaluations,
+        "novelty": _novelty,
+        "stored": _stored,
+        "web": _web,
         "coordinator": _coordinator,
         "agent": _agent,
     }
@@ -164,6 +177,41 @@ def _deltas() -> Target:
 def _assemblies() -> Target:
     seeds = [bytes([0, lie]) + bytes(range(256)) * 5 for lie in range(6)]
     return Target(decoders.assemblies, seeds, scrambled)
+
+
+def _sparse() -> Target:
+    dice = np.random.default_rng(1)
+    seeds = []
+    widths: tuple[Bits, ...] = (16, 8, 4)
+    for choice, bits in enumerate(widths):
+        for count, kept in ((40, 9), (16_000, 60), (300, 0)):
+            vector = np.zeros(count, np.int16)
+            vector[dice.permutation(count)[:kept]] = dice.integers(1, 8, kept)
+            said = (count << 2 | choice).to_bytes(2, "big")
+            seeds.append(said + encode_sparse(vector, bits))
+    return Target(decoders.sparse, seeds, scrambled)
+
+
+def _evaluations() -> Target:
+    found = [bytes([task]) + msgspec.msgpack.encode(each) for task, each in judgements()]
+    return Target(decoders.evaluations, found, with_a_byte_before(messagepack))
+
+
+def _novelty() -> Target:
+    size = 2 * NOVELTY_BINS
+    edges = np.array((*FLOATS, *NOT_FINITE))
+    seeds = [np.full(size, 0.125), np.linspace(0, 1, size), np.zeros(size), np.resize(edges, size)]
+    return Target(decoders.novelty, [seed.astype("<f8").tobytes() for seed in seeds], scrambled)
+
+
+def _stored() -> Target:
+    from_disk = importlib.import_module("tests.fuzz.stored_case")
+    return Target(from_disk.run, from_disk.seeds(), from_disk.mutate)
+
+
+def _web() -> Target:
+    case = importlib.import_module("tests.fuzz.web_case")
+    return Target(case.run, case.seeds(), case.mutate, 20_000)
 
 
 def _coordinator() -> Target:

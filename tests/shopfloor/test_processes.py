@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shopfloor.processes import Child, ChildError, Processes
+from shopfloor.processes import Child, ChildError, Processes, until
 
 FAIL = [sys.executable, "-c", "import sys; sys.exit('no port')"]
 LIVE = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -16,8 +16,7 @@ async def watched_until_dead(processes: Processes, child: Child) -> None:
     """Watch until the child is dead and was looked at twice more."""
     async with asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(processes.watch())
-        while child.pid:
-            await asyncio.sleep(0.01)
+        await until(lambda: not child.pid, "the child is dead", 60)
         await asyncio.sleep(0.3)
         watching.cancel()
 

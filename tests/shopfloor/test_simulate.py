@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from coordinator.strategies.choice import StrategyName
+from coordinator.server_optimizer import ServerOptimizerSettings
+from coordinator.strategies.choice import StrategyName, StrategySettings
 from coordinator.strategies.strategy import Offer
 from shopfloor.simulate import command
 from shopfloor.simulate.command import STRATEGIES, add_simulate
@@ -26,23 +27,41 @@ from shopfloor.simulate.network import (
     initial_weights,
     train,
 )
+from shopfloor.simulate.outcome import Outcome
 from shopfloor.simulate.presets import PRESETS, preset
 from shopfloor.simulate.scenario import Limits, Scenario
 from shopfloor.simulate.settings import Tables, read_tables
 from wire.errors import SettingsError
 from wire.tensors import update_bytes
 
-SMALL = Scenario(agents=60, seed=5)
-SHORT = Limits(hours=1.0)
+SMALL = Scenario(agents=40, seed=5)
+SHORT = Limits(hours=0.5)
 
 
 def with_policy(tables: Tables, **changes: object) -> Tables:
     return msgspec.structs.replace(tables, policy=msgspec.structs.replace(tables.policy, **changes))
 
 
-def with_slots(tables: Tables, slots: int) -> Tables:
-    selection = msgspec.structs.replace(tables.selection, concurrency=slots)
+def never_a_version(tables: Tables) -> Tables:
+    buffered = msgspec.structs.replace(tables.strategy, goal=1000, deadline_s=86_400.0)
+    return msgspec.structs.replace(tables, strategy=buffered)
+
+
+def with_ten_slots(tables: Tables) -> Tables:
+    selection = msgspec.structs.replace(tables.selection, concurrency=10)
     return msgspec.structs.replace(tables, selection=selection)
+
+
+FEDBUFF = with_ten_slots(preset("fedbuff"))
+SMALL_ROUNDS = msgspec.structs.replace(
+    preset("fedavg"),
+    strategy=StrategySettings(name="fedavg", clients=5, over_selection=1.0, deadline_s=120.0),
+)
+
+
+@pytest.fixture(scope="module")
+def usual() -> Outcome:
+    return simulate(SMALL, FEDBUFF, SHORT)
 
 
 # Runs
@@ -50,22 +69,20 @@ def with_slots(tables: Tables, slots: int) -> Tables:
 
 @pytest.mark.parametrize("strategy", PRESETS)
 def test_every_update_is_folded_refused_buffered_or_on_its_way(strategy: StrategyName) -> None:
-    outcome = simulate(SMALL, with_slots(preset(strategy), 20), SHORT)
+    outcome = simulate(SMALL, with_ten_slots(preset(strategy)), SHORT)
 
     assert outcome.is_accounted
-    assert outcome.folded > 50
+    assert outcome.folded > 30
     assert outcome.made == outcome.uplinks + outcome.in_flight
     assert outcome.ended == "time"
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
-    tables = with_slots(preset("fedbuff"), 20)
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(usual: Outcome) -> None:
+    again = simulate(SMALL, FEDBUFF, SHORT)
+    other = simulate(replace(SMALL, seed=6), FEDBUFF, Limits(hours=0.1))
 
-    first, again = (simulate(SMALL, tables, SHORT) for _ in range(2))
-    other = simulate(Scenario(agents=60, seed=6), tables, SHORT)
-
-    assert msgspec.json.encode(first) == msgspec.json.encode(again)
-    assert first.digest != other.digest
+    assert msgspec.json.encode(usual) == msgspec.json.encode(again)
+    assert other.curve[0] != usual.curve[0]
 
 
 def test_what_is_folded_is_the_sum_of_the_bytes_that_were_sent() -> None:
@@ -77,43 +94,35 @@ def test_what_is_folded_is_the_sum_of_the_bytes_that_were_sent() -> None:
         arrived.append(offer.weight * integers.astype(np.int64))
         sizes.add(size)
 
-    tables = with_slots(preset("fedbuff"), 20)
-    never = msgspec.structs.replace(tables.strategy, goal=1000, deadline_s=86_400.0)
-    tables = msgspec.structs.replace(tables, strategy=never)
-    simulation = Simulation(SMALL, tables, SHORT, witness=witness)
+    simulation = Simulation(SMALL, never_a_version(FEDBUFF), SHORT, witness=witness)
     outcome = simulation.run()
 
-    assert outcome.buffered == outcome.uplinks == len(arrived) > 50
+    assert outcome.buffered == outcome.uplinks == len(arrived) > 20
     assert np.array_equal(simulation.federation.buffer.total[0], sum(arrived))
     assert sizes == {update_bytes(8, PARAMETERS)}
     assert outcome.uplink_bytes == outcome.uplinks * PARAMETERS
 
 
-def test_agents_learn_something_that_no_agent_has_seen() -> None:
-    outcome = simulate(SMALL, with_slots(preset("fedbuff"), 20), Limits(hours=2.0, target=0.6))
-
-    assert outcome.curve[0].accuracy < 0.3
-    assert outcome.reached is not None
-    assert outcome.reached.accuracy > 0.55
-    assert outcome.downlink_bytes == outcome.downlinks * MODEL_BYTES
+def test_agents_learn_what_no_agent_has_seen(usual: Outcome) -> None:
+    assert usual.curve[0].accuracy < 0.3
+    assert usual.final_accuracy > 0.4
+    assert usual.served_accuracy > 0.4
+    assert usual.downlink_bytes == usual.downlinks * MODEL_BYTES
 
 
-def test_a_run_that_stops_at_its_target_is_the_beginning_of_one_that_does_not() -> None:
-    tables = with_slots(preset("fedbuff"), 20)
-    stopping = Limits(hours=2.0, target=0.5, stop_at_target=True)
-
-    stopped = simulate(SMALL, tables, stopping)
-    whole = simulate(SMALL, tables, Limits(hours=2.0, target=0.5))
+def test_a_run_that_stops_at_its_target_is_the_beginning_of_one_that_does_not(
+    usual: Outcome,
+) -> None:
+    stopped = simulate(SMALL, FEDBUFF, Limits(hours=0.5, target=0.3, stop_at_target=True))
 
     assert stopped.ended == "target"
-    assert stopped.reached == whole.reached
-    assert stopped.curve == whole.curve[: len(stopped.curve)]
+    assert stopped.reached == stopped.curve[-1]
+    assert stopped.curve == usual.curve[: len(stopped.curve)]
+    assert sum(point.accuracy for point in stopped.curve[-3:]) / 3 >= 0.3
 
 
 def test_a_late_update_of_a_round_is_refused_and_counted_as_an_uplink() -> None:
-    tables = preset("fedavg")
-    rounds = msgspec.structs.replace(tables.strategy, clients=5, over_selection=1.0)
-    outcome = simulate(SMALL, msgspec.structs.replace(tables, strategy=rounds), SHORT)
+    outcome = simulate(SMALL, SMALL_ROUNDS, SHORT)
 
     assert outcome.refused["late"] > 10
     assert outcome.staleness_p95 == 0
@@ -121,73 +130,61 @@ def test_a_late_update_of_a_round_is_refused_and_counted_as_an_uplink() -> None:
 
 
 def test_agents_that_give_up_late_work_send_none_of_it() -> None:
-    tables = preset("fedavg")
-    rounds = msgspec.structs.replace(tables.strategy, clients=5, over_selection=1.0)
-    tables = msgspec.structs.replace(tables, strategy=rounds)
-
-    outcome = Simulation(SMALL, tables, SHORT, late="drop").run()
+    outcome = Simulation(SMALL, SMALL_ROUNDS, SHORT, late="drop").run()
 
     assert outcome.refused == {}
     assert outcome.is_accounted
 
 
 def test_no_more_agents_train_at_once_than_there_are_slots() -> None:
-    scenario = Scenario(agents=60, seed=5, offline=0.0)
-    outcome = simulate(scenario, with_slots(preset("fedbuff"), 1), SHORT)
+    scenario = replace(SMALL, offline=0.0, compute_spread=0.0)
+    selection = msgspec.structs.replace(FEDBUFF.selection, concurrency=1)
 
-    # One slot, a training after the other: each takes its transfers at the least.
-    assert 0 < outcome.uplinks <= 3600 / (scenario.uplink_s + scenario.downlink_s)
-    assert outcome.staleness_mean == 0
+    outcome = simulate(scenario, msgspec.structs.replace(FEDBUFF, selection=selection), SHORT)
+
+    # One training after the other, of 60 s and a little, with two transfers each.
+    assert 10 <= outcome.uplinks <= 1800 / (60 * 0.8 + 10)
     assert outcome.downlinks - outcome.uplinks <= 1
+    assert outcome.staleness_mean == 0
 
 
 def test_open_admission_lets_everybody_train_once_from_each_version() -> None:
-    tables = with_policy(preset("fedbuff"), admission="open")
-    never = msgspec.structs.replace(tables.strategy, goal=1000, deadline_s=86_400.0)
-    outcome = simulate(SMALL, msgspec.structs.replace(tables, strategy=never), Limits(hours=6.0))
+    tables = with_policy(never_a_version(FEDBUFF), admission="open")
+
+    outcome = simulate(SMALL, tables, Limits(hours=6.0))
 
     assert outcome.uplinks == SMALL.agents  # there is one version
 
 
-def test_offline_training_makes_updates_that_nobody_granted() -> None:
-    tables = with_slots(preset("fedbuff"), 2)
+def test_offline_training_makes_updates_that_nobody_granted(usual: Outcome) -> None:
+    offline = simulate(SMALL, with_policy(FEDBUFF, offline_training=True), SHORT)
 
-    granted = simulate(SMALL, tables, SHORT)
-    offline = simulate(SMALL, with_policy(tables, offline_training=True), SHORT)
-
-    assert granted.made <= granted.downlinks
+    assert usual.made <= usual.downlinks
     assert offline.made > offline.downlinks
     assert offline.is_accounted
 
 
-def test_a_training_that_is_interrupted_begins_again() -> None:
-    tables = with_slots(preset("fedbuff"), 20)
+def test_a_training_that_is_interrupted_begins_again(usual: Outcome) -> None:
+    outcome = simulate(replace(SMALL, dropout=0.5), FEDBUFF, SHORT)
 
-    outcome = simulate(replace(SMALL, dropout=0.5), tables, SHORT)
-
-    assert outcome.restarts > 20
-    assert 0 < outcome.uplinks < simulate(SMALL, tables, SHORT).uplinks
+    assert outcome.restarts > 10
+    assert 0 < outcome.uplinks < usual.uplinks
     assert outcome.is_accounted
 
 
 def test_sparse_and_narrow_updates_take_as_many_bytes_as_they_have() -> None:
-    tables = with_slots(preset("fedbuff"), 20)
-
-    narrow = simulate(SMALL, with_policy(tables, bits=4, scale=0.02), SHORT)
-    sparse = simulate(SMALL, with_policy(tables, kept_share=0.1), SHORT)
+    narrow = simulate(SMALL, with_policy(FEDBUFF, bits=4, scale=0.02), SHORT)
+    sparse = simulate(SMALL, with_policy(FEDBUFF, kept_share=0.1), SHORT)
 
     assert narrow.uplink_bytes == narrow.uplinks * update_bytes(4, PARAMETERS)
     assert sparse.uplink_bytes < 0.25 * sparse.uplinks * PARAMETERS
-    assert sparse.final_accuracy > 0.4
+    assert min(narrow.final_accuracy, sparse.final_accuracy) > 0.3
 
 
 def test_a_step_that_is_far_too_long_ends_the_run_and_says_so() -> None:
-    tables = with_slots(preset("fedbuff"), 20)
-    wild = msgspec.structs.replace(
-        tables.server_optimizer, name="momentum", learning_rate=10.0, momentum=0.99
-    )
+    wild = ServerOptimizerSettings(name="adam", learning_rate=10.0)
 
-    outcome = simulate(SMALL, msgspec.structs.replace(tables, server_optimizer=wild), SHORT)
+    outcome = simulate(SMALL, msgspec.structs.replace(FEDBUFF, server_optimizer=wild), SHORT)
 
     assert outcome.ended == "diverged"
 
@@ -327,7 +324,7 @@ def test_the_command_knows_all_strategies_of_the_coordinator() -> None:
 def test_the_command_prints_a_table_and_writes_figures_and_a_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("--agents", "40", "--hours", "0.5", "--target", "0.3", "--out", str(tmp_path))
+    words = ("--agents", "40", "--hours", "0.2", "--target", "0.3", "--out", str(tmp_path))
     options = parsed("--compare", *words)
 
     assert options.command(options) == 0
@@ -335,7 +332,7 @@ def test_the_command_prints_a_table_and_writes_figures_and_a_picture(
     printed = capsys.readouterr()
     for strategy in PRESETS:
         assert f"\n{strategy} " in printed.out
-    assert "of 0.5 h" in printed.err
+    assert "of 0.2 h" in printed.err
     record = json.loads((tmp_path / "simulation.json").read_text())
     assert set(record["runs"]) == set(PRESETS)
     assert record["scenario"]["agents"] == 40
