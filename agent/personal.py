@@ -184,7 +184,7 @@ class Personal:
         if self._is_settled(adopted, rows):
             return self.serving(adopted).reason
         if asyncio.get_running_loop().time() < self._rests_until_s:
-            return "resting after a failure"
+            return f"{self.serving(adopted).reason or 'global'}; the next choice comes later"
         return "waiting for the learner" if self.is_busy() else ""
 
     def _is_settled(self, adopted: Adopted, rows: int) -> bool:
@@ -202,9 +202,11 @@ class Personal:
             return
         except (TooFewRows, TrainingFailed, TrainingProcessDied, PolicyError) as error:
             logger.warning("no model was chosen to serve: %s", error)
-            self._rests_until_s = asyncio.get_running_loop().time() + _AFTER_FAILURE_S
+            rest_s = max(_AFTER_FAILURE_S, self.table.rest_s)
+            self._rests_until_s = asyncio.get_running_loop().time() + rest_s
             return
         self._chosen = chosen
+        self._rests_until_s = asyncio.get_running_loop().time() + self.table.rest_s
         logger.info("serving %s", chosen.serving.reason)
         self._file.keep(chosen)
         self.changed.set()

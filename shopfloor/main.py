@@ -1,6 +1,7 @@
 """`journeyman`: the umbrella command, and the one program that sees all others.
 
 journeyman demo                three factories learn together on this computer
+journeyman simulate            a coordinator's settings tried on thousands of simulated agents
 journeyman keys ...            root, charter, agents' keys and credentials, the CA
 journeyman enrolment ...       admit gateways with one-time tokens
 journeyman bundle ...          build, inspect, sign, verify, test and export model bundles
@@ -19,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from shopfloor.enrolment_command import add_enrolment, add_key_actions
+from shopfloor.simulate.command import add_simulate
 from wire.errors import SettingsError, WireError
 
 
@@ -55,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_demo(commands)
+    add_simulate(commands)
     _add_keys(commands)
     add_enrolment(commands)
     commands.add_parser("bundle", help="build, inspect, sign, verify, test, export model bundles")

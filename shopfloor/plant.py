@@ -209,6 +209,9 @@ holdout_share = 0.05
 [training]
 pause_s = 1.2
 
+[personal]
+rest_s = 30
+
 [rows]
 trigger = "product_count"
 

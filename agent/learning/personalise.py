@@ -68,6 +68,7 @@ class PersonalTable(Settings, frozen=True, kw_only=True):
 
     Attributes:
       enabled: false: the global model is served, always.
+      rest_s: least time between two choices, so that a gateway does not train all day.
       models: which to try; `global` is always among them.
       local_normalisation: whether to try each on inputs standardised by the site's own rows too.
       min_rows: training rows below which the global model is served.
@@ -82,6 +83,7 @@ class PersonalTable(Settings, frozen=True, kw_only=True):
     """
 
     enabled: bool = True
+    rest_s: Annotated[float, msgspec.Meta(ge=0, le=30 * 86_400)] = 300.0
     models: Annotated[tuple[ModelName, ...], msgspec.Meta(max_length=4)] = (
         "global",
         "fine_tuned",

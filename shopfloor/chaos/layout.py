@@ -204,6 +204,9 @@ holdout_share = 0.05
 pause_s = 0.6
 backend = "numpy"
 
+[personal]
+rest_s = 60
+
 [rows]
 trigger = "product_count"
 

@@ -77,9 +77,9 @@ def _line(axes: Axes, place: int, name: str, outcome: Outcome) -> tuple[float, s
     axes.plot(hours, means, color=color, linewidth=1.7, linestyle=_DASHES[place % len(_DASHES)])
     words = f"{name} {means[-1]:.2f}"
     if outcome.reached is not None:
-        at = outcome.reached.at_s / 3600
-        axes.plot(at, outcome.reached.accuracy, "o", color=color, markersize=6)
-        words += f"\ntarget at {at:.1f} h"
+        at = outcome.curve.index(outcome.reached)
+        axes.plot(hours[at], means[at], "o", color=color, markersize=6)
+        words += f"\ntarget at {hours[at]:.1f} h"
     return means[-1], words, color
 
 

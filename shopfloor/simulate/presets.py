@@ -10,7 +10,6 @@ import msgspec
 from coordinator.selection import SelectionSettings
 from coordinator.server_optimizer import ServerOptimizerSettings
 from coordinator.strategies.choice import StrategyName, StrategySettings
-from coordinator.strategies.fedasync import FedAsyncSettings
 from shopfloor.simulate.settings import Tables
 
 PRESETS: tuple[StrategyName, ...] = ("fedbuff", "fedavg", "fedasync", "calibrated")
@@ -38,8 +37,7 @@ def preset(strategy: StrategyName) -> Tables:
             policy = msgspec.structs.replace(tables.policy, calibration=_CALIBRATION)
             return msgspec.structs.replace(tables, policy=policy)
         case "fedasync":
-            mixing = FedAsyncSettings(mixing=0.1)
-            return _tables(StrategySettings(name=strategy, fedasync=mixing), _sgd(1.0))
+            return _tables(StrategySettings(name=strategy), _sgd(1.0))
         case "fedavg":
             rounds = StrategySettings(
                 name=strategy, clients=20, over_selection=1.0, deadline_s=120.0

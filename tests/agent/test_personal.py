@@ -28,7 +28,7 @@ from wire.tensors import flatten, write_params
 
 FILE = "personal.model"
 TABLE = PersonalTable(
-    min_rows=100, fine_tune_epochs=2, ditto_epochs=3, local_epochs=4, local_patience=2
+    rest_s=0.0, min_rows=100, fine_tune_epochs=2, ditto_epochs=3, local_epochs=4, local_patience=2
 )
 LONG = TrainingPlan(epochs=60, batch_size=10, optimizer="sgd", learning_rate=0.01)
 

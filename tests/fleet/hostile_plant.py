@@ -32,7 +32,7 @@ from wire.mqtt import BrokerSettings, connect
 
 ROWS = 5_000
 STREAM_S = 6.0
-GOOD = 0.3
+GOOD = 0.5
 """PR-AUC on rows that nobody saw, of a served version worth protecting; chance is 0.03."""
 
 
@@ -70,7 +70,8 @@ def lay_out_hostile(directory: Path) -> Plant:
     make_agent(plant.directory / "keys", FEDERATION, MALLORY, "X", serial=9)
     _edit(
         plant.coordinator_config,
-        ("every = 3\n", "every = 1\npatience = 2\n"),
+        ("every = 3\n", "every = 1\npatience = 2\nabandon_below = 0.25\n"),
+        ("tolerance = 0.05\n", "tolerance = 0.1\n"),
         # From few rows the first versions and their figures jump about.
         ("min_rows = 64\n", "min_rows = 150\n"),
         ("deadline_s = 12\n", "deadline_s = 4\n"),

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
+import numpy as np
 
 from agent.adoption import Adoption
+from agent.asking import Standing
 from agent.config import Identity
 from agent.connection import Connection
 from agent.delivery import Schedule
@@ -55,7 +57,7 @@ from tests.fuzz.people import (
     credential,
 )
 from tests.fuzz.script import UnfitWordsError, changes, listen, unfit, watching
-from tests.fuzz.seeds import bodies, topic_seeds
+from tests.fuzz.seeds import bodies, standards, topic_seeds
 from wire.bundle import read_bundle
 from wire.chunks import describe, sha256, split
 from wire.codec import Counter, seal_bytes
@@ -65,6 +67,7 @@ from wire.messages import (
     AgentState,
     Content,
     Delta,
+    Grant,
     Head,
     Policy,
     Receipt,
@@ -72,18 +75,21 @@ from wire.messages import (
     VersionRef,
 )
 from wire.mqtt import BrokerSettings, Received
+from wire.standards import Standard, read_standard, write_standard
 from wire.tensors import write_params
 from wire.trust import COORDINATOR, read_credential
 
 MOST_RECORDS = 30
 CHUNK_BYTES = 512
+COLUMNS = 5
+"""That the features of the bundle make."""
 OPERATIONS = (
     *("raw", "head", "receipts", "command", "coordinator-state", "agent-state"),
     *("publication", "content", "chunk", "again", "altered", "forged", "made", "receipt"),
-    *("delta", "lie", "watermark", "own-state", "pause"),
+    *("delta", "lie", "watermark", "own-state", "pause", "grant", "leave", "standard"),
 )
 STATUSES: tuple[Any, ...] = get_args(Receipt.__annotations__["status"])
-SEALED = OPERATIONS[1:6]
+SEALED = (*OPERATIONS[1:6], "grant")
 """Operations whose payload is the body of a rightly signed message of that kind."""
 
 
@@ -108,12 +114,13 @@ class AgentCase:
         self.adoption = Adoption(self.models, TRUST, CHANNELS, "numpy")
         self.history = History(memory, CHANNELS, 100, 0.1)
         self.status = Status(agent=AGENT, site="site-a", federation=FEDERATION, pid=1)
+        self.turn = Turn(memory, 0, self.adoption.changed)
         self.connection = Connection(
             broker=BrokerSettings(),
             identity=identity,
             outbox=self.outbox,
             reporting=Reporting(self.adoption, self.history, self._personal()),
-            turn=Turn(memory, 0, self.adoption.changed),
+            turn=self.turn,
             adoption=self.adoption,
             operator=Operator(),
             status=self.status,
@@ -155,6 +162,8 @@ class AgentCase:
             "watermark": self._watermark,
             "own-state": self._own_state,
             "pause": self._pause,
+            "leave": self._leave,
+            "standard": self._standard,
         }
         try:
             found = make.get(operation, self._any_body)(record)
@@ -228,12 +237,50 @@ class AgentCase:
             for index, chunk in enumerate(cut)
         ]
 
+    def _leave(self, record: Record) -> list[Received]:
+        """Leave to train, of this number."""
+        grant = Grant(number=1 + record.argument, base_version=record.argument % 3)
+        return [self._signed("grant", Record(0, 0, msgspec.msgpack.encode(grant)))]
+
+    def _standard(self, record: Record) -> list[Received]:
+        """A head with statistics: fit ones, ones of another shape, or any bytes.
+
+        One time of four the bundle does not ask for any.
+        """
+        choice, columns = record.argument % 8, COLUMNS + record.argument % 8 // 4 * 5
+        values = np.linspace(1.0, 2.0, columns), np.full(columns, -1.0 if choice == 3 else 2.0)
+        statistics = record.payload or write_standard(Standard(*values))
+        is_asked = record.argument // 8 % 4
+        parts = [bundle("federated" if is_asked else "given"), weights(choice % 2), weights(0)]
+        return self._published([*parts, statistics])
+
+    def check_standard(self) -> None:
+        """What inputs are standardised by is what the head in use names, and fits the features."""
+        current = self.adoption.current
+        if current is None:
+            return
+        named, standard = current.head.statistics, current.standard
+        is_asked = current.model.manifest.standardise == "federated"
+        if (standard is not None) != (is_asked and named is not None):
+            raise AssertionError(f"{named} is named, and {standard} is used")
+        if standard is None or named is None:
+            return
+        data = self.models.read(named.digest)
+        if data is None or write_standard(standard) != write_standard(read_standard(data, COLUMNS)):
+            raise AssertionError(f"standardised by {standard}, which the head does not name")
+
+    @property
+    def granted(self) -> tuple[int, bool]:
+        """Number of the newest grant, and whether the coordinator is there."""
+        standing: Standing = vars(self.turn)["_standing"]
+        return standing.granted, standing.is_linked
+
     def _published(self, parts: list[bytes], deltas: tuple[Delta, ...] = ()) -> list[Received]:
-        """A head over bundle, train and serve weights; then all their chunks."""
+        """A head over bundle, train and serve weights, and statistics; then all their chunks."""
         named = [describe(data, CHUNK_BYTES) for data in parts]
-        names = (TOPICS.bundle, TOPICS.model, TOPICS.model)
+        names = (TOPICS.bundle, TOPICS.model, TOPICS.model, TOPICS.model)
         found = [self._head(named, deltas)]
-        for name, content, data in zip(names, named, parts, strict=True):
+        for name, content, data in zip(names, named, parts, strict=False):
             found += _chunks(name, content, data)
         return found
 
@@ -327,15 +374,16 @@ def _chunks(name: Callable[[str, int], str], content: Content, data: bytes) -> I
 
 
 def head_body(sequence: int, named: list[Content], deltas: tuple[Delta, ...] = ()) -> bytes:
-    """A head that names a bundle, train and serve weights."""
+    """A head that names a bundle, train and serve weights, and perhaps statistics."""
     head = Head(
         sequence=sequence,
         lineage=0,
         bundle=named[0],
         train=VersionRef(version=sequence, content=named[1]),
         serve=VersionRef(version=0, content=named[2]),
+        statistics=named[3] if len(named) > 3 else None,
         deltas=deltas,
-        policy=Policy(),
+        policy=Policy(admission="granted"),
     )
     return msgspec.msgpack.encode(head)
 
@@ -354,10 +402,16 @@ def _steps(case: AgentCase, data: bytes, refused: Callable[[], int]) -> Iterator
     for record in read_records(data, MOST_RECORDS):
         for message in case.messages(record):
             before = refused(), changes(case.outbox), changes(case.models), case.adoption.current
+            granted = case.granted
             yield message
             case.adoption.wanted()  # as `_fetch` does; sets up the downloads
-            if refused() > before[0]:
+            is_refused = refused() > before[0]
+            if is_refused:
                 _check_refused(case, message, *before[1:])
+            if case.granted[0] < granted[0] or (is_refused and case.granted != granted):
+                raise AssertionError(f"granted {granted}, after {message.topic!r} {case.granted}")
+            if case.adoption.current is not before[3]:
+                case.check_standard()
             _check_downloads(case)
 
 
@@ -394,6 +448,10 @@ def seeds() -> list[bytes]:
     wrong = [Record(at("publication"), 128, b""), Record(at("chunk"), 0, b"wrong")]
     cases += [[*wrong, *(Record(at("chunk"), number, b"") for number in range(12))]]
     cases += [made + settled, [*adopted[2:], *pause, Record(at("chunk"), 0, b"")], pool[:30]]
+    told = [Record(at("standard"), argument, b"") for argument in (8, 12, 11, 0, 9)]
+    leave = [Record(at("leave"), argument, b"") for argument in (3, 3, 1, 9)]
+    cases += [told + pause + adopted + told, [*leave, *adopted[:1], *leave]]
+    cases += [[told[0], Record(at("standard"), 8, data), *adopted[:1]] for data in standards()]
     return [write_records(case) for case in cases] + [write_records([each]) for each in pool]
 
 
@@ -419,6 +477,9 @@ def record_pool() -> list[Record]:
     pool += [Record(at("delta"), 1, encode(weights(1), weights(2)) or b"\1")]
     pool += [Record(at("lie"), argument, b"") for argument in range(6)]
     pool += [Record(at("watermark"), argument, b"") for argument in (0, 2, 200)]
+    pool += [Record(at("leave"), argument, b"") for argument in (0, 1, 255)]
+    pool += [Record(at("standard"), argument, b"") for argument in (0, 8, 11, 12, 20)]
+    pool += [Record(at("standard"), 8, data) for data in standards()]
     pool += [Record(at("own-state"), argument, b"") for argument in (0, 1, 64, 65)]
     return [*pool, Record(at("made"), 0, b""), Record(at("pause"), 0, b"")]
 
@@ -426,7 +487,7 @@ def record_pool() -> list[Record]:
 def mutate() -> Mutate:
     """Mutations of cases."""
     inner: dict[str, Mutate] = dict.fromkeys((*SEALED, "forged"), messagepack)
-    inner |= {"raw": topic, "content": safetensors}
+    inner |= {"raw": topic, "content": safetensors, "standard": safetensors}
     return records_of(
         record_pool(),
         MOST_RECORDS,

@@ -91,7 +91,9 @@ UNION ALL SELECT value, 0 FROM pooled WHERE abs(value) > 1e30
 UNION ALL SELECT value, error FROM contributions WHERE abs(value) > 1e60 OR abs(error) > 1e60
 """
 """SQLite keeps infinity as it is, and refuses to keep NaN where a column may not be empty."""
-STRATEGY = "[strategy]\ngoal = 2\n[gate]\nevery = 1\nquorum = 1\n"
+STRATEGY = (
+    "[strategy]\ngoal = 2\n[gate]\nevery = 1\nquorum = 1\n[contribution]\nleast_versions = 3\n"
+)
 PEOPLE: tuple[tuple[str, PrivateKey], ...] = (
     (AGENT, AGENT_KEY),
     (OTHER, OTHER_KEY),

@@ -83,9 +83,7 @@ def judgements() -> list[tuple[int, Evaluation]]:
     numbers = Errors(
         rows=40, error=-3.5, absolute=20.0, squared=16.25, label=4000.0, label_squared=410_000.0
     )
-    squared = Errors(
-        rows=40, error=20.0, absolute=20.0, squared=16.0, label=0.0, label_squared=0.0
-    )
+    squared = Errors(rows=40, error=20.0, absolute=20.0, squared=16.0, label=0.0, label_squared=0.0)
     return [
         (0, Evaluation(digest=digest, positives=high, negatives=low, alarms=(200, 3), loss=12.5)),
         (0, Evaluation(digest=digest, positives=(most,) * BINS, negatives=(most,) * BINS)),

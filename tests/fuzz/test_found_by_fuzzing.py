@@ -1,19 +1,26 @@
 """What fuzzing found, each by name, reduced to the few lines that show it."""
 
 import json
+import logging
+import math
 import struct
 from collections.abc import Callable
 
 import msgspec
 import pytest
 
+from coordinator.contribution import from_bytes
 from tests.coordinator.small_federation import FEDERATION
-from tests.fuzz.agent_case import AgentCase, head_body, weights
+from tests.fuzz.agent_case import OPERATIONS, AgentCase, head_body, weights
 from tests.fuzz.coordinator_case import judged
 from tests.fuzz.mutating import Record
 from tests.fuzz.people import SIGNERS, TOPICS, TRUST, bundle, signed
 from tests.fuzz.script import listen, unfit, watching
 from tests.fuzz.seeds import bodies
+from tests.fuzz.stored_case import READERS, SETTINGS, accounting
+from tests.fuzz.stored_case import run as stored_case
+from tests.fuzz.stored_case import seeds as stored_seeds
+from tests.fuzz.web_case import answer_to, request
 from wire.bundle import read_bundle
 from wire.chunks import Assembly, describe, sha256, split
 from wire.codec import unseal
@@ -22,6 +29,7 @@ from wire.evaluation import add
 from wire.figures import figure
 from wire.messages import Command, Content, Report
 from wire.mqtt import Received
+from wire.novelty import distance
 from wire.tensors import read_params
 from wire.topics import Topics, check_name
 
@@ -159,3 +167,79 @@ def test_the_largest_counts_of_many_sites_add_without_wrapping_around() -> None:
         msgspec.convert(report, Report)
     assert tally.failures == tally.rows // 2
     assert figure("pr_auc", tally) == pytest.approx(0.5, abs=0.01)
+
+
+def dropped_with_a_line(name: str, data: bytes) -> None:
+    """Read a file of the agent that has these bytes; say so in the log, and go on."""
+    at = list(READERS).index(name)
+    with_words: list[str] = []
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with_words.append(record.getMessage())
+
+    handler = Lines()
+    logging.getLogger("agent").addHandler(handler)
+    try:
+        stored_case(bytes([at]) + data)
+    finally:
+        logging.getLogger("agent").removeHandler(handler)
+    assert any(word in with_words[0] for word in ("made again", "dropped", "discarded"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b'{"bundle":"\xff"}', b'{"\xff":1}', b'{"later":' + b"[" * 60_000, b'{"shares":[2.0]}', b""],
+)
+def test_an_agent_survives_a_histogram_that_rotted_on_its_card(data: bytes) -> None:
+    """`UnicodeDecodeError` is no `msgspec.DecodeError`: one wrong byte ended every start."""
+    dropped_with_a_line("novelty", data)
+
+
+def test_an_agent_survives_the_rows_of_a_training_that_rotted_on_its_card() -> None:
+    (rows,) = [case[1:] for case in stored_seeds() if b"incarnation" in case]
+    at = rows.index(b"0123456789abcdef")
+    dropped_with_a_line("unfinished", rows[:at] + b"\xff" + rows[at + 1 :])
+
+
+def test_an_agent_survives_a_chosen_model_whose_words_are_no_text() -> None:
+    own = [case[1:] for case in stored_seeds() if b"normalisation" in case]
+    dropped_with_a_line("own", own[0].replace(b"better", b"\xffetter"))
+
+
+def test_an_action_whose_words_are_no_text_is_a_bad_request() -> None:
+    """It was a 500, and a traceback in the log."""
+    answer = answer_to(request("/act/rollback", b'{"version": "\xff"}', method="POST"))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    answer = answer_to(request("/act/rollback", b'{"version": 25}', method="POST"))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("value", [1e308, math.inf, -math.inf, math.nan, -1.0])
+def test_novelty_of_numbers_that_are_no_shares_is_a_distance_all_the_same(value: float) -> None:
+    """Sums of them overflowed, and nothing is farther away than what is no number."""
+    odd, even = (value,) * 64, (0.125,) * 64
+    assert 0.0 <= distance(odd, even) <= 1.0
+    assert distance((value, *even[1:]), even) <= 1.0
+
+
+def test_sums_of_versions_that_nobody_judged_are_accounted_for_anew() -> None:
+    """They were read, and the next version's observation was divided by their zero rows."""
+    tree = msgspec.msgpack.decode(accounting())
+    mean, _, spread, behind = struct.unpack("<4d", tree["level"])
+    tree["level"] = struct.pack("<4d", mean, 0.0, spread, behind)
+    with pytest.raises(MalformedError, match="nobody judged"):
+        from_bytes(msgspec.msgpack.encode(tree), SETTINGS)
+
+
+def test_statistics_of_another_shape_do_not_replace_the_model_in_use() -> None:
+    case, at = AgentCase(), OPERATIONS.index("standard")
+    with watching():
+        listen(case.connection, iter(case.messages(Record(at, 8, b""))))
+        good = case.adoption.current
+        for argument in (11, 12):  # a negative deviation, five columns too many
+            listen(case.connection, iter(case.messages(Record(at, argument, b""))))
+    assert good is not None
+    assert good.standard is not None
+    assert case.adoption.current is good
+    assert case.status.refused

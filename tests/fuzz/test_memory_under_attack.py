@@ -71,6 +71,16 @@ def against_the_coordinator(number: int) -> Received:
             forged("report", golden["report"][0], AGENT, number),
             retained=False,
         ),
+        lambda: Received(
+            TOPICS.ask(name),
+            forged("readiness", golden["readiness"][0], name, number),
+            retained=False,
+        ),
+        lambda: Received(
+            TOPICS.ask(AGENT),
+            forged("readiness", golden["readiness"][0], AGENT, number),
+            retained=False,
+        ),
     ]
     return kinds[number % len(kinds)]()
 
@@ -100,6 +110,11 @@ def against_the_agent(number: int) -> Received:
         ),
         lambda: Received(
             TOPICS.state(AGENT), forged("agent-state", birth_body(), AGENT, number), retained=True
+        ),
+        lambda: Received(
+            TOPICS.to(AGENT),
+            forged("grant", golden["grant"][0], "coordinator", number),
+            retained=False,
         ),
         lambda: Received(f"{TOPICS.base}/x{number}/{digest}", digest.encode(), retained=False),
     ]

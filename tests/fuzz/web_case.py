@@ -116,17 +116,24 @@ def _quiet() -> Iterator[None]:
 
 def run(data: bytes) -> None:
     """One connection."""
-    page, socket = _page(), _Socket()
+    page = _page()
     page.acted.done.clear()
-    with watching() as watch, _quiet():
-        loop().run_until_complete(asyncio.wait_for(_served(page, socket, data), _LONGEST_S))
-    statuses = [int(found) for found in _STATUS.findall(bytes(socket.said))]
-    if 500 in statuses:
+    with watching() as watch:
+        said = answer_to(data)
+    if b"500" in _STATUS.findall(said):
         raise AssertionError(f"500 for {data[:300]!r}")
     if page.acted.done and TOKEN.encode() not in data:
         raise AssertionError(f"{page.acted.done} for {data[:300]!r}, which does not know the token")
     if watch.unfit:
         raise UnfitWordsError(watch.unfit)
+
+
+def answer_to(data: bytes) -> bytes:
+    """What a connection is told that sends these bytes."""
+    socket = _Socket()
+    with _quiet():
+        loop().run_until_complete(asyncio.wait_for(_served(_page(), socket, data), _LONGEST_S))
+    return bytes(socket.said)
 
 
 async def _served(page: _Page, socket: _Socket, data: bytes) -> None:
@@ -150,7 +157,12 @@ def _is_waiting(protocol: H11Protocol) -> bool:
 
 
 def request(
-    path: str, body: bytes = b"", *, method: str = "GET", host: str = "127.0.0.1", token: str = TOKEN
+    path: str,
+    body: bytes = b"",
+    *,
+    method: str = "GET",
+    host: str = "127.0.0.1",
+    token: str = TOKEN,
 ) -> bytes:
     """A rightly formed request."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", f"Content-Length: {len(body)}"]
@@ -176,7 +188,9 @@ def seeds() -> list[bytes]:
         found.append(request(f"/act/{path}", body, method="POST"))
     wrong = request("/act/training", b'{"training": "open"}', method="POST", token="x" * 32)
     chunked = b"POST /act/rollback HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
-    chunked += f"Authorization: bearer {TOKEN}\r\n\r\n".encode() + b'd\r\n{"version":1}\r\n0\r\n\r\n'
+    chunked += (
+        f"Authorization: bearer {TOKEN}\r\n\r\n".encode() + b'd\r\n{"version":1}\r\n0\r\n\r\n'
+    )
     return [*found, wrong, chunked, chunked[:-9], request("/healthz") + request("/")]
 
 
