@@ -10,7 +10,8 @@ Fair to synchronous FedAvg (McMahan et al., arXiv:1602.05629; over-selection and
 Bonawitz et al., arXiv:1902.01046):
 
 - It is tuned: cohort, over-selection, deadline, server step and momentum, by a grid that is
-  printed; the best of it run on the reported seeds, and what is fastest there is the baseline.
+  printed; the best of it run on the reported seeds, and what is fastest there is the baseline.  A
+  deadline counts from a round's first update, as in the product.
 - Agents whose round is over give their work up at once, are free for the next round, and send
   nothing.  The product's would finish, send, and be refused.
 - A round begins in the instant that the last one ends; a free slot of the asynchronous side waits

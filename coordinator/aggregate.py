@@ -36,7 +36,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
       agent, site: who sent it.
       base_version: what it was trained from.
       weight: what it adds to its bucket's divisor; positive.
-      coefficient: what its integers are multiplied by; `weight`, or less where it was clipped.
+      coefficient: what its integers are multiplied by; `weight`, or less where it was clipped, or
+        zero where it was too far away to count.
       distance: how far it was from the centre that clipping is about, in parameters' units.
       bucket: which of the buffer's sums it is in.
     """
@@ -137,11 +138,12 @@ def settled(buffer: Buffer) -> Buffer:
 def bucket_means(
     buffer: Buffer, scale: float, centre: NDArray[np.float64] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean delta of each bucket that has members, and its weight.
+    """Mean delta of each bucket that has members that count, and its weight.
 
     A clipped member moves from the centre by its clipped distance only, so the part of its weight
     that clipping took away is the centre's:  c (1 - C/W) + scale * S/W, with the sums S of
-    coefficient x delta, C of coefficients and W of weights.
+    coefficient x delta, C of coefficients and W of weights.  A member whose coefficient is zero
+    counts for nothing; where no member counts, the one mean is zero.
 
     Args:
       buffer: with at least one member.
@@ -153,10 +155,13 @@ def bucket_means(
     """
     weights, taken = Counter[int](), Counter[int]()
     for member in buffer.members:
-        weights[member.bucket] += member.weight
-        taken[member.bucket] += member.coefficient
+        if member.coefficient:
+            weights[member.bucket] += member.weight
+            taken[member.bucket] += member.coefficient
     filled = sorted(weights)
     total = buffer.total
+    if not filled:
+        return np.zeros((1, total.shape[1])), np.ones(1)
     means = np.empty((len(filled), total.shape[1]), np.float64)
     for row, bucket in enumerate(filled):
         np.multiply(total[bucket], scale / weights[bucket], out=means[row], dtype=np.float64)

@@ -39,7 +39,7 @@ class Sizes:
     milling_stride: int = 1
     splits: int = 20
     ten_versions: int = 40
-    ten_seeds: int = 3
+    ten_seeds: int = 5
     pair_versions: int = 15
     pair_engines: int = 100
     pair_seeds: int = 3

@@ -7,18 +7,17 @@
 
 It takes what `Admit` says and returns a positive weight or `Rejected(reason)`; buffering, deadline,
 robust rule and server optimizer stay what the configuration says.  It runs in the coordinator, from
-a module that its operator installed; nothing is ever loaded from the network.
+a module that its operator installed; nothing is ever loaded from the network.  It is asked about an
+update when its header comes and again when it is whole, so it must be pure (docs/strategies.md).
 """
 
 import importlib
 
-from coordinator.aggregate import Buffer
+from coordinator.aggregate import MAX_WEIGHT_SUM, Buffer
+from coordinator.robust import UNIT
 from coordinator.strategies.fedbuff import fedbuff
 from coordinator.strategies.strategy import Admit, Offer, Rejected, Strategy
 from wire.messages import Policy
-
-MOST = 1 << 40
-"""Weights above this could overflow a buffer's sums."""
 
 
 class StrategyError(ValueError):
@@ -37,7 +36,8 @@ def own(function: str, goal: int, deadline_s: float, policy: Policy) -> Strategy
         answer = decide(offer, buffer, current)
         if isinstance(answer, Rejected):
             return answer
-        if type(answer) is not int or not 1 <= answer <= MOST:
+        most = (MAX_WEIGHT_SUM - buffer.weight) // UNIT  # clipping counts in such units
+        if type(answer) is not int or not 1 <= answer <= most:
             return Rejected(f"the strategy {function} answered {answer!r:.60}, not a weight")
         return answer
 
@@ -46,11 +46,11 @@ def own(function: str, goal: int, deadline_s: float, policy: Policy) -> Strategy
 
 def _load(function: str) -> Admit:
     module, _, name = function.partition(":")
-    if not module or not name.isidentifier():
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
         raise StrategyError(f"{function!r} is not of the form module:function")
     try:
         found = getattr(importlib.import_module(module), name, None)
-    except ImportError as error:
+    except (ImportError, SyntaxError) as error:
         raise StrategyError(f"module {module} can not be imported: {error}") from None
     if not callable(found):
         raise StrategyError(f"module {module} has no function {name}")

@@ -145,7 +145,7 @@ def _step(
     error -= error.max(axis=2, keepdims=True)
     np.exp(error, out=error)
     error /= error.sum(axis=2, keepdims=True)
-    agents, columns = np.ogrid[: labels.shape[0], : labels.shape[1]]
+    agents, columns = np.arange(len(labels))[:, np.newaxis], np.arange(labels.shape[1])
     right = error[agents, columns, labels]
     losses = -(np.log(np.maximum(right, 1e-12)) * share).sum(axis=1, dtype=np.float64)
     error[agents, columns, labels] -= 1.0

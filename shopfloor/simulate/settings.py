@@ -116,3 +116,7 @@ def contradictions(tables: Tables) -> Iterator[tuple[str, str]]:
         yield "policy.calibration", 'calibration above 0 and strategy "calibrated" go together'
     if is_calibrated and tables.policy.offline_training:
         yield "policy.offline_training", "an agent under calibration waits for outcomes: say false"
+    robust = tables.robust
+    if is_calibrated and (robust.clip, robust.combine) != ("none", "mean"):
+        key = "clip" if robust.clip != "none" else "combine"
+        yield f"robust.{key}", "under calibration agents remember what they sent, unclipped"

@@ -77,7 +77,6 @@ def lay_out_hostile(directory: Path) -> Plant:
         ("deadline_s = 12\n", "deadline_s = 4\n"),
         ("deadline_s = 20\n", "deadline_s = 60\n"),
         ("learning_rate = 0.5\n", "learning_rate = 1.0\n"),
-        ("weight_cap = 10000", "weight_cap = 10000\nupdates_per_version = 8"),
     )
     for site in plant.sites:
         _edit(site.config, ("holdout_share = 0.05", "holdout_share = 0.25"))
@@ -203,16 +202,26 @@ def _is_good(mallory: Mallory) -> bool:
 
 
 async def _made_without_link(mallory: Mallory, site: Site, link: FlakyLink) -> int:
-    """Cut a site's link and wait until it made an update; its sequence."""
-    link.cut("reset")
+    """Cut a site's link while it has something to learn; the sequence of what it then made."""
 
-    def produced_offline() -> Status | None:
+    def offline() -> Status | None:
         status = _status(site)
         return status if status.link == "down" else None
 
-    before = (await mallory.until(produced_offline, f"{site.agent} offline")).produced
-    await mallory.until(lambda: _status(site).produced > before, f"an update of {site.agent}")
-    return before + 1
+    def ended() -> Status | None:
+        status = _status(site)
+        is_idle = status.learning.startswith("waiting for a version")
+        return status if status.produced > before.produced or is_idle else None
+
+    while True:
+        link.cut("reset")
+        before = await mallory.until(offline, f"{site.agent} without its link")
+        after = await mallory.until(ended, f"what {site.agent} makes without its link")
+        if after.produced > before.produced:
+            return after.produced
+        link.restore()
+        base = after.train_version
+        await mallory.until(lambda: _status(site).train_version != base, f"{site.agent} back")  # noqa: B023
 
 
 def _outcome(mallory: Mallory, site: Site, sequence: int) -> Receipt | None:

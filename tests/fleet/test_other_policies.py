@@ -133,10 +133,12 @@ def lay_out_for(directory: Path, tables: str) -> Plant:
     for site in plant.sites:
         few = site.train.take(np.arange(ROWS))
         write_csv(few, directory / "sites" / f"{site.name}.csv")
-        text = site.config.read_text()
-        text = text.replace(f"port = {site.link_port}", f"port = {plant.broker_port}")
-        text = text.replace("keepalive_s = 3\nack_timeout_s = 4\n", "")
-        text = text.replace("pause_s = 1.2", "pause_s = 0.1")
+        text = site.config.read_text().replace(
+            f"port = {site.link_port}", f"port = {plant.broker_port}"
+        )
+        text = re.sub(r"(keepalive|ack_timeout)_s = .*\n", "", text)
+        text = re.sub(r"pause_s = .*", "pause_s = 0.1", text)
+        text = re.sub(r"\[personal\]\n[^[]*", "", text)
         site.config.write_text(text + "\n[personal]\nenabled = false\n")
     before = plant.coordinator_config.read_text()
     kept = before[: before.index("[strategy]")]

@@ -24,14 +24,14 @@ CASES = {
     "bitmaps": 1_000,
     "deltas": 2_500,
     "assemblies": 2_000,
-    "sparse": 3_000,
-    "standards": 2_000,
-    "evaluations": 1_500,
+    "sparse": 2_000,
+    "standards": 1_000,
+    "evaluations": 1_000,
     "novelty": 1_000,
-    "stored": 1_500,
-    "web": 400,
-    "coordinator": 250,
-    "agent": 250,
+    "stored": 1_000,
+    "web": 300,
+    "coordinator": 200,
+    "agent": 200,
 }
 """About a second each, two for the programs, whose cases hold up to 40 messages."""
 

@@ -152,8 +152,8 @@ async def _served(page: _Page, socket: _Socket, data: bytes) -> None:
 
 def _is_waiting(protocol: H11Protocol) -> bool:
     """Whether the request's body has not come to its end, and the other end is still there."""
-    cycle = protocol.cycle
-    return cycle is not None and cycle.more_body and not cycle.disconnected
+    cycle = vars(protocol).get("cycle")  # none before the first request
+    return cycle is not None and bool(cycle.more_body) and not cycle.disconnected
 
 
 def request(
