@@ -10,12 +10,7 @@ what is real but small (`least_fall`, `least_shift`).
 
 What is compared, and its sampling error:
 
-- two classes: ROC-AUC, by DeLong, DeLong and Clarke-Pearson (Biometrics 44, 1988), which the bins
-  give exactly.  Not PR-AUC: it moves with the share of failures alone.  Not the older formula of
-  Hanley and McNeil: with 60 failures among 660 rows its error was 35 % too large (measured).
-- more classes: accuracy, as two proportions with a pooled share.
-- numbers, reconstruction: mean absolute error, which for reconstruction is the mean loss.  The sums
-  give its variance exactly; that of RMSE would need fourth powers.
+- quality: `coordinator/falls.py`.
 - labels: share of failures (two proportions), counts of classes (chi-square of homogeneity, with
   the Wilson-Hilferty cube root), mean of numbers (Welch).
 
@@ -27,15 +22,14 @@ varies less than is assumed here, and an alarm comes later than it could, never 
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.falls import Change, fall, proportions, ratio, variance
 from coordinator.gate import LEAST_ROWS
-from wire.figures import figure
 from wire.messages import Errors, Evaluation
 from wire.settings import Settings
 from wire.tally import Kind, Tally, tally_of
@@ -63,15 +57,6 @@ class DriftSettings(Settings, frozen=True, kw_only=True):
     least_shift: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.1
 
 
-@dataclass(frozen=True)
-class _Change:
-    """How far something moved, in its own measure and in standard errors, and how to say it."""
-
-    size: float
-    sigmas: float
-    said: str
-
-
 def find_drift(
     before: Evaluation | Tally, now: Evaluation | Tally, settings: DriftSettings
 ) -> str | None:
@@ -96,9 +81,9 @@ def find_drift(
     if first.is_finite and not newest.is_finite:
         return "the served model gives no finite numbers any more"
     found = []
-    fall = _FALLS[kind](first, newest)
-    if fall.sigmas > settings.sigmas and fall.size > settings.least_fall:
-        found.append(fall)
+    worse = fall(first, newest)
+    if worse is not None and worse.sigmas > settings.sigmas and worse.size > settings.least_fall:
+        found.append(worse)
     shift = _SHIFTS[kind](first, newest)
     if (
         shift is not None
@@ -166,68 +151,18 @@ def _is_enough(tally: Tally) -> bool:
     return tally.rows >= LEAST_ROWS
 
 
-# Falls of quality
-
-
-def _ranking_fall(first: Tally, newest: Tally) -> _Change:
-    before, now = figure("roc_auc", first) or 0.0, figure("roc_auc", newest) or 0.0
-    error = math.sqrt(ranking_variance(first) + ranking_variance(newest))
-    said = f"ROC-AUC fell from {before:.3f} to {now:.3f}"
-    return _Change(before - now, _ratio(before - now, error), said)
-
-
-def ranking_variance(tally: Tally) -> float:
-    """Variance of a tally's ROC-AUC from sample to sample (DeLong et al. 1988, equation 5).
-
-    Each positive row has a share of the negative ones below it, each negative row a share of the
-    positive ones above it, ties half; the areas of other samples differ as these shares do.
-    """
-    variance = 0.0
-    for ranked, others in (
-        (tally.positives, tally.negatives),
-        (tally.negatives[::-1], tally.positives[::-1]),
-    ):
-        rows, total = int(ranked.sum()), int(others.sum())
-        shares = (np.cumsum(others) - others / 2) / total
-        mean = float(ranked @ shares) / rows
-        variance += float(ranked @ np.square(shares - mean)) / (rows - 1) / rows
-    return variance
-
-
-def _accuracy_fall(first: Tally, newest: Tally) -> _Change:
-    right = [int(np.trace(each.confusion)) for each in (first, newest)]
-    before, now = right[0] / first.rows, right[1] / newest.rows
-    sigmas = -_proportions(right[0], first.rows, right[1], newest.rows)
-    return _Change(before - now, sigmas, f"accuracy fell from {before:.3f} to {now:.3f}")
-
-
-def _error_fall(first: Tally, newest: Tally) -> _Change:
-    means, variances = [], []
-    for each in (first, newest):
-        rows, total, squares = 1, 0.0, 0.0
-        if each.errors is not None:
-            rows, total, squares = each.errors.rows, each.errors.absolute, each.errors.squared
-        means.append(total / rows)
-        variances.append(_variance(rows, total, squares) / rows)
-    before, now = means
-    grown = (now - before) / before if before > 0 else math.inf
-    name = "mean loss" if first.kind == "reconstruction" else "mean absolute error"
-    said = f"{name} rose from {before:.4g} to {now:.4g}"
-    return _Change(grown, _ratio(now - before, math.sqrt(sum(variances))), said)
-
-
 # Shifts of the labels
 
 
-def _share_shift(first: Tally, newest: Tally) -> _Change:
+def _share_shift(first: Tally, newest: Tally) -> Change:
     before, now = first.failures / first.rows, newest.failures / newest.rows
     effect = 2 * (math.asin(math.sqrt(now)) - math.asin(math.sqrt(before)))
-    sigmas = _proportions(first.failures, first.rows, newest.failures, newest.rows)
+    sigmas = proportions(first.failures, first.rows, newest.failures, newest.rows)
     said = f"the share of failures went from {before:.2%} to {now:.2%}"
-    return _Change(effect, sigmas, said)
+    return Change(effect, sigmas, said)
 
 
-def _class_shift(first: Tally, newest: Tally) -> _Change | None:
+def _class_shift(first: Tally, newest: Tally) -> Change | None:
     counts = np.array([first.confusion.sum(axis=1), newest.confusion.sum(axis=1)], np.float64)
     cells = _with_rare_ones_together(counts)
     if cells.shape[1] < 2:
@@ -241,7 +176,7 @@ def _class_shift(first: Tally, newest: Tally) -> _Change | None:
     most = int(np.argmax(np.abs(shares[1] - shares[0])))
     said = f"the shares of the classes moved, that of class {most} from {shares[0, most]:.2%} "
     said += f"to {shares[1, most]:.2%}"
-    return _Change(effect, chi_square_sigmas(statistic, cells.shape[1] - 1), said)
+    return Change(effect, chi_square_sigmas(statistic, cells.shape[1] - 1), said)
 
 
 def _with_rare_ones_together(counts: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -259,48 +194,24 @@ def chi_square_sigmas(statistic: float, degrees: int) -> float:
     return float(((statistic / degrees) ** (1 / 3) - (1 - spread)) / math.sqrt(spread))
 
 
-def _mean_shift(first: Tally, newest: Tally) -> _Change | None:
+def _mean_shift(first: Tally, newest: Tally) -> Change | None:
     one, other = first.errors, newest.errors
     if one is None or other is None:
         return None
     before, now = one.label / one.rows, other.label / other.rows
-    spreads = [_variance(each.rows, each.label, each.label_squared) for each in (one, other)]
+    spreads = [variance(each.rows, each.label, each.label_squared) for each in (one, other)]
     error = math.sqrt(spreads[0] / one.rows + spreads[1] / other.rows)
-    effect = _ratio(now - before, math.sqrt(sum(spreads) / 2))
+    effect = ratio(now - before, math.sqrt(sum(spreads) / 2))
     said = f"the mean label went from {before:.4g} to {now:.4g}"
-    return _Change(effect, _ratio(now - before, error), said)
+    return Change(effect, ratio(now - before, error), said)
 
 
-def _no_shift(_first: Tally, _newest: Tally) -> _Change | None:
+def _no_shift(_first: Tally, _newest: Tally) -> Change | None:
     """Nothing: rows without a label."""
     return None
 
 
-def _proportions(hits: int, rows: int, other_hits: int, other_rows: int) -> float:
-    """Standard errors between two shares, from their pooled share; above 0 where it grew."""
-    share = (hits + other_hits) / (rows + other_rows)
-    error = math.sqrt(share * (1 - share) * (1 / rows + 1 / other_rows))
-    return _ratio(other_hits / other_rows - hits / rows, error)
-
-
-def _variance(rows: int, total: float, squares: float) -> float:
-    return max(squares / rows - (total / rows) ** 2, 0.0)
-
-
-def _ratio(difference: float, error: float) -> float:
-    """Difference in units of its error; of two constants any difference is beyond chance."""
-    if error > 0.0:
-        return difference / error
-    return math.copysign(math.inf, difference) if difference else 0.0
-
-
-_FALLS: dict[Kind, Callable[[Tally, Tally], _Change]] = {
-    "binary": _ranking_fall,
-    "classes": _accuracy_fall,
-    "numbers": _error_fall,
-    "reconstruction": _error_fall,
-}
-_SHIFTS: dict[Kind, Callable[[Tally, Tally], _Change | None]] = {
+_SHIFTS: dict[Kind, Callable[[Tally, Tally], Change | None]] = {
     "binary": _share_shift,
     "classes": _class_shift,
     "numbers": _mean_shift,

@@ -7,10 +7,12 @@ from pairs whose rows are not the same.
 
 Invariant: a model that gives a site no numbers where the served one gives some is not promoted.
 
-Three outcomes.  `promote`: not worse than served by more than the tolerance.  `worse`: kept back,
-and training goes on, because versions in a row differ by chance and the next may be better; after
-`patience` of these in a row the lineage is given up.  `far worse`: the lineage is given up at once,
-as after a poisoned or diverged update, of which nothing good can be learned any more.
+Four outcomes.  `promote`: not worse than served by more than the tolerance.  Else it is kept back,
+and training goes on, because versions in a row differ by chance and the next may be better.
+`unclear`: chance explains it, as with two failures among the rows; no lineage ends by it.  `worse`:
+beyond one standard error; after `patience` of these in a row the lineage is given up.  `far worse`:
+by `abandon_below` and beyond three standard errors; the lineage is given up at once, as after a
+poisoned or diverged update, of which nothing good can be learned any more.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,6 +22,7 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 
+from coordinator.falls import evidence
 from wire.evaluation import add
 from wire.figures import (
     METRICS_OF,
@@ -79,6 +82,14 @@ class GateSettings(Settings, frozen=True, kw_only=True):
     deadline_s: Annotated[float, msgspec.Meta(gt=0, le=30 * 86_400)] = 600.0
 
 
+Outcome = Literal["promote", "unclear", "worse", "far worse"]
+_LEAST_FAILURES = 10
+"""Pooled failures, and rows without, below which errors of a ranking are not known well enough."""
+_EVIDENT, _BEYOND_DOUBT = 1.0, 3.0
+"""Standard errors by which a candidate is worse, and far worse.  Both models are judged on the same
+rows, so the error of their difference is smaller than the one assumed (`coordinator/falls.py`)."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What becomes of a candidate, and why.
@@ -90,7 +101,7 @@ class Verdict:
         candidate gave no numbers.
     """
 
-    outcome: Literal["promote", "worse", "far worse"]
+    outcome: Outcome
     reason: str
     figure: float | None
     served_figure: float | None
@@ -131,27 +142,30 @@ def decide(
     new_figure, old_figure = (figure(metric, tally) if metric else None for tally in (new, old))
     if lost:
         # One site alone may have inputs of its own that overflow; most sites do not.
-        outcome: Literal["worse", "far worse"] = (
-            "far worse" if 2 * len(lost) > len(sites) else "worse"
-        )
+        outcome: Outcome = "far worse" if 2 * len(lost) > len(sites) else "worse"
         reason = f"gives no finite numbers at {len(lost)} of {len(sites)} sites"
         return Verdict(outcome, reason, None, old_figure)
     if metric is None or new_figure is None or old_figure is None:
         return None
     reason = f"{WORDS[metric]} {number(metric, new_figure)} against {number(metric, old_figure)}"
     reason += f" on {new.rows} held-out rows of {len(sites)} sites"
-    return Verdict(
-        _outcome(metric, new_figure, old_figure, settings), reason, new_figure, old_figure
-    )
+    sigmas = evidence(old, new) if _is_telling(new) else 0.0
+    outcome = _outcome(worsening(metric, new_figure, old_figure), sigmas, settings)
+    return Verdict(outcome, reason, new_figure, old_figure)
 
 
-def _outcome(
-    metric: Metric, new: float, old: float, settings: GateSettings
-) -> Literal["promote", "worse", "far worse"]:
-    worse = worsening(metric, new, old)
+def _is_telling(tally: Tally) -> bool:
+    if tally.kind == "binary":
+        return min(tally.failures, tally.rows - tally.failures) >= _LEAST_FAILURES
+    return tally.rows >= LEAST_ROWS
+
+
+def _outcome(worse: float, sigmas: float, settings: GateSettings) -> Outcome:
     if worse <= settings.tolerance:
         return "promote"
-    return "far worse" if worse >= settings.abandon_below else "worse"
+    if worse >= settings.abandon_below and sigmas >= _BEYOND_DOUBT:
+        return "far worse"
+    return "worse" if sigmas >= _EVIDENT else "unclear"
 
 
 def is_given_up(verdict: Verdict, worse_before: int, settings: GateSettings) -> bool:
@@ -159,8 +173,8 @@ def is_given_up(verdict: Verdict, worse_before: int, settings: GateSettings) -> 
 
     Args:
       verdict: on the newest candidate.
-      worse_before: this lineage's candidates that were kept back since the last promotion; one
-        without a quorum is not among them, because nobody found it worse.
+      worse_before: this lineage's candidates that were found worse since the last promotion; one
+        without a quorum, or about which chance decides, is not among them.
       settings: patience.
     """
     if verdict.outcome == "worse":

@@ -1,7 +1,7 @@
 """What is served: candidates, the gate's verdicts, new lineages, rollbacks.
 
     candidate ──► judged by the sites ──► not worse: served
-                       │ worse, `patience` times in a row, or far worse at once
+                       │ else kept back; worse, `patience` times in a row, or far worse at once
                        ▼
                a new lineage: training goes on from what is served; open updates end `refused`
 
@@ -68,7 +68,8 @@ class Judging:
                 self._promote(candidate, verdict.reason)
             else:
                 is_over = is_given_up(verdict, current.saved.worse, self._gate)
-                self._drop(candidate, "kept back", verdict.reason, current.saved.worse + 1)
+                worse = current.saved.worse + (verdict.outcome != "unclear")
+                self._drop(candidate, "kept back", verdict.reason, worse)
                 if is_over:
                     self._begin_lineage(result, served, "abandoned", verdict.reason)
         result.head_moved = True

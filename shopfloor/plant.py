@@ -257,6 +257,10 @@ decay = 8
 every = 3
 quorum = 2
 tolerance = 0.05
+# A site's held-out rows have few failures, so figures jump: what is hardly worse is kept back, and
+# only what is much worse, or worse for long, ends a lineage.
+abandon_below = 0.3
+patience = 6
 deadline_s = 20
 
 [policy]

@@ -12,9 +12,9 @@ from coordinator.drift import (
     chi_square_sigmas,
     find_drift,
     is_baseline,
-    ranking_variance,
     rows_since,
 )
+from coordinator.falls import ranking_variance
 from wire.evaluation import (
     evaluate,
     evaluate_classes,

@@ -101,7 +101,8 @@ def shares(digest: bytes, right: int) -> Evaluation:
 
 
 @pytest.mark.parametrize(
-    ("right", "outcome"), [(450, "promote"), (446, "promote"), (444, "worse"), (399, "far worse")]
+    ("right", "outcome"),
+    [(450, "promote"), (446, "promote"), (444, "unclear"), (430, "worse"), (399, "far worse")],
 )
 def test_shares_are_compared_by_their_difference(right: int, outcome: str) -> None:
     settings = GateSettings(quorum=1, metric="accuracy", tolerance=0.01, abandon_below=0.1)
@@ -116,6 +117,28 @@ def test_a_candidate_that_calls_everything_healthy_is_seen_by_the_mean_f1_of_cla
     by_accuracy = GateSettings(quorum=1, metric="accuracy")
     assert judged(blind, noisy, by_accuracy, sites=1).promote
     assert judged(blind, noisy, GateSettings(quorum=1), sites=1).outcome == "far worse"
+
+
+def test_two_failures_among_the_rows_are_no_ground_to_end_a_lineage() -> None:
+    """As it happened: PR-AUC .067 against .333 on 24 rows with 2 failures."""
+    labels = np.arange(24) < 2
+    old, new = np.linspace(0.0, 0.5, 24), np.linspace(0.0, 0.5, 24)
+    old[:2], new[:2] = (0.48, 0.41), (0.3, 0.2)
+    verdict = judged(evaluate(NEW, labels, new), evaluate(OLD, labels, old), sites=2)
+    assert verdict.figure is not None
+    assert verdict.served_figure is not None
+    assert verdict.served_figure - verdict.figure > TWO_SITES.abandon_below
+    assert verdict.outcome == "unclear"
+    more = judged(evaluate(NEW, labels, new), evaluate(OLD, labels, old), sites=5)
+    assert more.outcome == "far worse"
+
+
+def test_what_chance_explains_is_kept_back_and_ends_no_lineage() -> None:
+    settings = GateSettings(quorum=1, metric="accuracy")
+    verdict = judged(shares(NEW, 444), shares(OLD, 450), settings, sites=1)
+    assert verdict.outcome == "unclear"
+    assert not verdict.promote
+    assert not is_given_up(verdict, 1000, TWO_SITES)
 
 
 # Candidates that give no numbers

@@ -70,7 +70,8 @@ def lay_out_hostile(directory: Path) -> Plant:
     make_agent(plant.directory / "keys", FEDERATION, MALLORY, "X", serial=9)
     _edit(
         plant.coordinator_config,
-        ("every = 3\n", "every = 1\npatience = 2\nabandon_below = 0.25\n"),
+        ("every = 3\n", "every = 1\n"),
+        ("patience = 6\n", "patience = 2\n"),
         ("tolerance = 0.05\n", "tolerance = 0.1\n"),
         # From few rows the first versions and their figures jump about.
         ("min_rows = 64\n", "min_rows = 150\n"),
