@@ -49,7 +49,7 @@ from agent.own_model import Basis, Chosen, OwnModelFile, Serving
 from agent.spare_time import SpareTime, Superseded
 from wire.chunks import sha256
 from wire.messages import Choice
-from wire.tensors import write_params
+from wire.tensors import Params, write_params
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +117,8 @@ class Personal:
         plain = Serving(Candidate(GLOBAL, adopted.serve), head.serve.content.digest)
         if chosen is None or chosen.basis.bundle != head.bundle.digest:
             return plain
+        if _shapes(chosen.serving.params) != _shapes(adopted.serve):
+            return plain  # a file with a right checksum, and wrong all the same
         kind = chosen.serving.kind
         if kind == GLOBAL:
             return replace(plain, reason=chosen.serving.reason)
@@ -255,6 +257,10 @@ class Personal:
             table=table,
             has_own_standard=model.manifest.standardise == "local",
         )
+
+
+def _shapes(params: Params) -> list[tuple[str, tuple[int, ...]]]:
+    return [(name, value.shape) for name, value in params.items()]
 
 
 def _divided(examples: Examples) -> tuple[Labelled, Labelled]:

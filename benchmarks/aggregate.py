@@ -102,11 +102,11 @@ def production(contents: list[bytes], weights: list[int]) -> NDArray[np.int64]:
         delta = read_integers(content, POLICY.bits, parameters)
         taken = take(rules, model, Offer(f"a{at}", f"s{at}", weight, 0), delta, POLICY.scale)
         if isinstance(taken, Rejected):
-            raise RuntimeError(f"a valid update was refused: {taken.reason}")
+            raise RuntimeError(f"a valid update was refused: {taken.reason}")  # noqa: TRY004
         model = taken
         if at % BATCH == 0 or at == len(contents):
             model = replace(model, buffer=settled(model.buffer))
-    return model.buffer.total[0]
+    return np.asarray(model.buffer.total[0])
 
 
 def fold_alone(contents: list[bytes], weights: list[int]) -> NDArray[np.int64]:
@@ -121,7 +121,7 @@ def fold_alone(contents: list[bytes], weights: list[int]) -> NDArray[np.int64]:
         buffer = fold(buffer, delta, member)
         if at % BATCH == 0 or at == len(contents):
             buffer = settled(buffer)
-    return buffer.total[0]
+    return np.asarray(buffer.total[0])
 
 
 def _check_sums(contents: list[bytes], weights: list[int]) -> None:

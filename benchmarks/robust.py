@@ -101,8 +101,8 @@ class Arena:
     def __init__(self, case: Case) -> None:
         self.case, self.plant = case, make_plant(case.seed)
         self._rng = np.random.default_rng([case.seed, 2])
-        hostile = self._rng.permutation(SITES)[:HOSTILE].tolist()
-        self._hostile = frozenset[int](hostile if case.attack != "none" else ())
+        hostile: list[int] = self._rng.permutation(SITES)[:HOSTILE].tolist()
+        self._hostile = frozenset(hostile if case.attack != "none" else ())
         self._rules = rules_of(RULES[case.rule])
         self.model = begin(self._rules, NETWORK.initial(case.seed))
         self._history = [self.model.params]
@@ -138,15 +138,20 @@ class Arena:
         return rows
 
     def _forged(self, delta: Vector, honest: Vector) -> Vector:
-        forged: Vector = {
-            "flip": lambda: -5.0 * delta,
-            "x100": lambda: -100.0 * delta,
-            "ALIE": lambda: honest.mean(axis=0) - 1.5 * honest.std(axis=0),
-            "IPM": lambda: -2.0 * honest.mean(axis=0),
-            "label flip": lambda: delta,
-            "reversed": lambda: -delta,
-        }[self.case.attack]()
-        return forged
+        mean = honest.mean(axis=0)
+        match self.case.attack:
+            case "flip":
+                return -5.0 * delta
+            case "x100":
+                return -100.0 * delta
+            case "reversed":
+                return -delta
+            case "ALIE":
+                return np.asarray(mean - 1.5 * honest.std(axis=0))
+            case "IPM":
+                return np.asarray(-2.0 * mean)
+            case _:
+                return delta
 
     def _offer(self, site: int, base_version: int, delta: Vector) -> None:
         is_hostile = site in self._hostile

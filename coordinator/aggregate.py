@@ -38,7 +38,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
       weight: what it adds to its bucket's divisor; positive.
       coefficient: what its integers are multiplied by; `weight`, or less where it was clipped, or
         zero where it was too far away to count.
-      distance: how far it was from the centre that clipping is about, in parameters' units.
+      distance: how far it was from the centre that clipping is about, in parameters' units; zero
+        where nothing is clipped.
       bucket: which of the buffer's sums it is in.
     """
 
@@ -129,9 +130,10 @@ def settled(buffer: Buffer) -> Buffer:
     if not buffer.waiting:
         return buffer
     summed = buffer.summed.copy()
+    rows = np.empty((min(_ROWS, len(buffer.waiting)), min(_BLOCK, summed.shape[1])), np.int32)
     for bucket in {item.bucket for item in buffer.waiting}:
         for group in _groups([item for item in buffer.waiting if item.bucket == bucket]):
-            _add(group, summed[bucket])
+            _add(group, summed[bucket], rows)
     return replace(buffer, summed=summed, waiting=())
 
 
@@ -184,21 +186,22 @@ def _groups(waiting: Sequence[Contribution]) -> Iterator[list[Contribution]]:
     yield group
 
 
-def _add(group: list[Contribution], summed: NDArray[np.int64]) -> None:
+def _add(group: list[Contribution], summed: NDArray[np.int64], rows: NDArray[np.int32]) -> None:
     """Add a group block by block: int32 inside, int64 once (`wire/PROTOCOL.md`, "The fold").
 
-    One pass widens each update, one multiplies and adds all of them.  No BLAS: for integers there
-    is none, and its threads spin for longer than a fold takes.
+    One pass widens each update into a row of the scratch memory, one multiplies and adds the rows.
+    No BLAS: for integers there is none, and its threads spin for longer than a fold takes.
     """
     if len(group) == 1:
         summed += np.multiply(group[0].delta, group[0].coefficient, dtype=np.int64)
         return
     coefficients = np.array([item.coefficient for item in group], np.int32)
-    block = min(_BLOCK, len(summed))
-    rows, partial = np.empty((len(group), block), np.int32), np.empty(block, np.int32)
+    block = rows.shape[1]
+    partial = np.empty(block, np.int32)
     for start in range(0, len(summed), block):
         width = min(block, len(summed) - start)
-        for row, item in zip(rows, group, strict=True):
-            row[:width] = item.delta[start : start + width]
-        np.einsum("u,up->p", coefficients, rows[:, :width], out=partial[:width])
+        tile = rows[: len(group), :width]
+        for row, item in zip(tile, group, strict=True):
+            row[:] = item.delta[start : start + width]
+        np.einsum("u,up->p", coefficients, tile, out=partial[:width])
         summed[start : start + width] += partial[:width]

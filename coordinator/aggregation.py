@@ -23,6 +23,7 @@ from coordinator.robust import (
     clipped,
     combined,
     distance,
+    is_within,
     joined,
     next_radius,
 )
@@ -113,14 +114,13 @@ def take(
     weight = rules.strategy.admit(offer, model.buffer, model.version)
     if isinstance(weight, Rejected):
         return weight
-    away = distance(delta, scale)
     bound = norm_bound(rules.clip_norm, scale, len(delta))
-    if away > bound:
-        return Rejected(f"norm {away:.4g} exceeds {bound:.4g}, the policy's clip_norm and rounding")
-    coefficient, divisor = weight, weight
+    if not is_within(delta, scale, bound):
+        norm = distance(delta, scale)
+        return Rejected(f"norm {norm:.4g} exceeds {bound:.4g}, the policy's clip_norm and rounding")
+    coefficient, divisor, away = weight, weight, 0.0
     if rules.robust.clip != "none":
-        if model.centre.size:
-            away = distance(delta, scale, model.centre)
+        away = distance(delta, scale, model.centre if model.centre.size else None)
         coefficient = clipped(weight, away, model.radius or rules.clip_norm)
         divisor = weight * UNIT
     member = Member(

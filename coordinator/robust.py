@@ -43,6 +43,7 @@ UNIT = 128
 """Steps of a coefficient while clipping is on, so that it can be lowered by less than one row."""
 _RATE = 0.3
 """How fast the radius follows: by 16 % when no update of a version is within it."""
+_GROUP = 16
 FAR = 3.0
 """What is more radii away than this counts as nothing."""
 _WEISZFELD_STEPS = 100
@@ -111,11 +112,30 @@ def distance(
     return math.sqrt(total)
 
 
-def sum_of_squares(delta: NDArray[np.signedinteger]) -> int:
-    """Sum of an update's squares, exactly.
+def is_within(delta: NDArray[np.signedinteger], scale: float, bound: float) -> bool:
+    """Whether an update's norm is at most a bound.
+
+    Most updates are far shorter, and that is cheap to tell: the largest of each `_GROUP` numbers
+    bounds them all, and few are left to square.  What may be too long by that measure is measured
+    exactly, for three times the cost.
 
     Args:
-      delta: int8 or int16, shape (P,).
+      delta: integers, int8 or int16, shape (P,).
+      scale: value of one step.
+      bound: in parameters' units.
+    """
+    groups = len(delta) // _GROUP * _GROUP
+    sizes = np.abs(delta[:groups]).view(f"u{delta.dtype.itemsize}")  # |-128| fits once unsigned
+    largest = np.maximum.reduce(sizes.reshape(_GROUP, -1), axis=0)
+    most = _GROUP * sum_of_squares(largest) + sum_of_squares(delta[groups:])
+    return math.sqrt(most) * scale <= bound or distance(delta, scale) <= bound
+
+
+def sum_of_squares(delta: NDArray[np.integer]) -> int:
+    """Sum of squares, exactly.
+
+    Args:
+      delta: of 8 bits, from -128 to 128, or of 16, shape (P,).
     """
     if delta.dtype.itemsize > 1:
         return sum(
@@ -223,7 +243,7 @@ def combined(settings: RobustSettings, means: Vector, weights: Vector) -> Vector
       weights: float64, shape (B,), positive.
     """
     if len(means) == 1:
-        return means[0]
+        return np.asarray(means[0])
     match settings.combine:
         case "geometric_median":
             return geometric_median(means, weights)
@@ -248,7 +268,7 @@ def geometric_median(points: Vector, weights: Vector) -> Vector:
     Returns:
       float64, shape (P,), to about 1e-6 of the median distance.
     """
-    middle: Vector = np.median(points, axis=0)
+    middle: Vector = np.asarray(np.median(points, axis=0))
     away = _distances(points, middle)
     typical = float(np.median(away)) or float(away.max())
     if typical == 0.0:
