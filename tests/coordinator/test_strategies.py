@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from coordinator.aggregate import Buffer, Member, empty
+from coordinator.aggregate import MAX_WEIGHT_SUM, Buffer, Member, empty
 from coordinator.strategies.choice import StrategyName, StrategySettings, make_strategy
 from coordinator.strategies.fedasync import FedAsyncSettings, staleness_function
-from coordinator.strategies.own import MOST, StrategyError
+from coordinator.strategies.own import StrategyError
 from coordinator.strategies.strategy import Offer, Rejected, Step, Strategy, stale_weight
 from wire.messages import Policy
 
@@ -121,6 +121,9 @@ def test_fedasync_makes_a_version_of_each_update() -> None:
 )
 def test_the_settings_know_how_many_updates_fill_a_buffer(name: StrategyName, members: int) -> None:
     assert StrategySettings(name=name, goal=7, clients=4).members == members
+
+
+def test_one_update_fills_the_buffer_of_fedasync() -> None:
     assert StrategySettings(name="fedasync", goal=7, clients=4).members == 1
 
 
@@ -323,7 +326,7 @@ def plant_rules(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
         half=lambda *_: 0.5,
         true=lambda *_: True,
         nothing=lambda *_: 0,
-        huge=lambda *_: MOST + 1,
+        huge=lambda *_: MAX_WEIGHT_SUM,
         number=7,
     )
     monkeypatch.setitem(sys.modules, "plant_rules", module)
