@@ -68,14 +68,14 @@ GOALS = (
     (2, 0.5, 0.0),
     (2, 0.65, 0.0),
     (3, 0.8, 0.0),
-    (5, 1.3, 0.0),
     (2, 0.4, 0.3),
+    (2, 0.45, 0.3),
     (2, 0.5, 0.3),
     (3, 0.7, 0.3),
     (2, 0.4, 0.5),
 )
 """Updates of an asynchronous version, server's learning rate, calibration."""
-SLOTS = (40, 50)
+SLOTS = (50, 60)
 SLOTS_MOSTLY_OFF = (100, 200)
 """Agents that train at once; a slot waits while its agent is off."""
 
@@ -254,22 +254,24 @@ def tell(result: Result) -> None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both sides at their best on the same seeds, until the target and for a long time."""
+    """Both sides at their best on the same seeds, until the target and for a long time.
+
+    `frugal` is the synchronous setting that needed the fewest uplinks.
+    """
 
     synchronous: Result
+    frugal: Result
     asynchronous: Result
     long_synchronous: Result
     long_asynchronous: Result
 
-    @property
-    def faster(self) -> float:
+    def faster(self, than: Result) -> float:
         """Mean over the seeds of the ratio of times."""
-        return _mean_ratio(self.synchronous.hours, self.asynchronous.hours)
+        return _mean_ratio(than.hours, self.asynchronous.hours)
 
-    @property
-    def fewer(self) -> float:
+    def fewer(self, than: Result) -> float:
         """Mean over the seeds of the ratio of uplinks."""
-        return _mean_ratio(self.synchronous.uplinks, self.asynchronous.uplinks)
+        return _mean_ratio(than.uplinks, self.asynchronous.uplinks)
 
     @property
     def gap(self) -> float:
@@ -307,20 +309,22 @@ def compare(
     for result in (*finalists, reported):
         tell(result)
     baseline = min(finalists, key=lambda result: result.rank)
+    frugal = min(finalists, key=lambda result: (not result.is_complete, sum(result.uplinks)))
     forever = Limits(hours=long_hours, target=TARGET_ACCURACY)
     long = runs(workers, [baseline.setting, tuned], floor, seeds, forever)
-    return Comparison(baseline, reported, *long)
+    return Comparison(baseline, frugal, reported, *long)
 
 
 def show(words: str, found: Comparison) -> None:
     """What came of a comparison."""
     print(f"\n{words}: asynchronous ({found.asynchronous.setting.words.strip()})")
-    print(f"  against synchronous ({found.synchronous.setting.words.strip()})")
-    print(
-        f"  faster {found.faster:.2f} x, fewer uplinks {found.fewer:.2f} x, in the mean over seeds"
-    )
+    for kind, than in (("fastest", found.synchronous), ("most frugal", found.frugal)):
+        print(
+            f"  {found.faster(than):.2f} x faster and {found.fewer(than):.2f} x fewer uplinks than "
+            f"the {kind} synchronous ({than.setting.words.strip()})"
+        )
     ratios = zip(found.synchronous.hours, found.asynchronous.hours, strict=True)
-    print(f"  faster by seed {[round(a / b, 2) for a, b in ratios]}")
+    print(f"  against the fastest by seed {[round(a / b, 2) for a, b in ratios]}")
     for side, long in (
         ("synchronous", found.long_synchronous),
         ("asynchronous", found.long_asynchronous),
@@ -353,9 +357,9 @@ def full(workers: Executor) -> int:
     holds = (
         half.asynchronous.is_complete
         and mostly.asynchronous.is_complete
-        and half.faster >= TARGET_FASTER
-        and half.fewer >= TARGET_UPLINKS
-        and mostly.faster >= TARGET_FASTER_MOSTLY_OFF
+        and half.faster(half.synchronous) >= TARGET_FASTER
+        and half.fewer(half.synchronous) >= TARGET_UPLINKS
+        and mostly.faster(mostly.synchronous) >= TARGET_FASTER_MOSTLY_OFF
         and max(half.gap, mostly.gap) <= TARGET_FINAL
     )
     return conclude(half, mostly, holds=holds)
@@ -374,15 +378,19 @@ def conclude(half: Comparison, mostly: Comparison | None, *, holds: bool) -> int
     """Print the verdict; 0 when it holds."""
     line = {
         "name": "asynchrony",
-        "value": round(half.faster, 3),
+        "value": round(half.faster(half.synchronous), 3),
         "unit": "times faster than tuned synchronous FedAvg",
         "target": TARGET_FASTER,
         "holds": holds,
-        "uplinks": round(half.fewer, 3),
+        "uplinks": round(half.fewer(half.synchronous), 3),
+        "uplinks_of_most_frugal": round(half.fewer(half.frugal), 3),
         "final_gap": round(half.gap, 4),
     }
     if mostly is not None:
-        line |= {"mostly_off": round(mostly.faster, 3), "mostly_off_gap": round(mostly.gap, 4)}
+        line |= {
+            "mostly_off": round(mostly.faster(mostly.synchronous), 3),
+            "mostly_off_gap": round(mostly.gap, 4),
+        }
     print(json.dumps(line))
     return 0 if holds else 1
 
@@ -404,7 +412,7 @@ def reduced(workers: Executor) -> int:
         workers, floor, small, seeds=SEEDS[:1], tuning_seeds=TUNING_SEEDS[:1], long_hours=1.0
     )
     show("50 % off", found)
-    conclude(found, None, holds=True)
+    conclude(found, None, holds=found.faster(found.synchronous) >= TARGET_FASTER)
     return 0
 
 

@@ -23,7 +23,7 @@ MAX_WEIGHT_SUM = 1 << 46
 _BLOCK = 1 << 16
 """Parameters folded at a time: fewer cost calls, more do not fit the caches."""
 _ROWS = 16
-"""Updates folded at a time; they and a block bound the scratch memory, 4 MiB."""
+"""Updates widened at a time; they and a block bound the scratch memory, 4 MiB."""
 _MOST_WAITING = 64
 """Contributions that wait; another makes them all be added up, which bounds the memory."""
 _INT32_REACH = 1 << 31
@@ -129,11 +129,16 @@ def settled(buffer: Buffer) -> Buffer:
     """Return the same buffer with nothing waiting: exact integer sums, in any order the same."""
     if not buffer.waiting:
         return buffer
-    summed = buffer.summed.copy()
+    summed = np.empty_like(buffer.summed)
     rows = np.empty((min(_ROWS, len(buffer.waiting)), min(_BLOCK, summed.shape[1])), np.int32)
-    for bucket in {item.bucket for item in buffer.waiting}:
-        for group in _groups([item for item in buffer.waiting if item.bucket == bucket]):
-            _add(group, summed[bucket], rows)
+    for bucket, (before, after) in enumerate(zip(buffer.summed, summed, strict=True)):
+        waiting = [item for item in buffer.waiting if item.bucket == bucket]
+        if not waiting:
+            after[:] = before
+        base = before
+        for group in _groups(waiting):
+            _add(group, base, after, rows)
+            base = after
     return replace(buffer, summed=summed, waiting=())
 
 
@@ -173,35 +178,48 @@ def bucket_means(
 
 
 def _groups(waiting: Sequence[Contribution]) -> Iterator[list[Contribution]]:
-    """At most `_ROWS` contributions whose sum fits int32, or one alone whose product may not."""
+    """Contributions whose sum fits int32, or one alone whose product may not."""
     group: list[Contribution] = []
     reach = 0
     for item in waiting:
         largest = item.coefficient << (8 * item.delta.itemsize - 1)
-        if group and (len(group) == _ROWS or reach + largest >= _INT32_REACH):
+        if group and reach + largest >= _INT32_REACH:
             yield group
             group, reach = [], 0
         group.append(item)
         reach += largest
-    yield group
+    if group:
+        yield group
 
 
-def _add(group: list[Contribution], summed: NDArray[np.int64], rows: NDArray[np.int32]) -> None:
-    """Add a group block by block: int32 inside, int64 once (`wire/PROTOCOL.md`, "The fold").
+def _add(
+    group: list[Contribution],
+    base: NDArray[np.int64],
+    out: NDArray[np.int64],
+    rows: NDArray[np.int32],
+) -> None:
+    """out = base + group, block by block: int32 inside, int64 once (PROTOCOL.md, "The fold").
 
     One pass widens each update into a row of the scratch memory, one multiplies and adds the rows.
     No BLAS: for integers there is none, and its threads spin for longer than a fold takes.
     """
     if len(group) == 1:
-        summed += np.multiply(group[0].delta, group[0].coefficient, dtype=np.int64)
+        product = np.multiply(group[0].delta, group[0].coefficient, dtype=np.int64)
+        np.add(base, product, out=out)
         return
     coefficients = np.array([item.coefficient for item in group], np.int32)
     block = rows.shape[1]
-    partial = np.empty(block, np.int32)
-    for start in range(0, len(summed), block):
-        width = min(block, len(summed) - start)
-        tile = rows[: len(group), :width]
-        for row, item in zip(tile, group, strict=True):
-            row[:] = item.delta[start : start + width]
-        np.einsum("u,up->p", coefficients, tile, out=partial[:width])
-        summed[start : start + width] += partial[:width]
+    scratch = np.empty((2, block), np.int32)
+    for start in range(0, len(out), block):
+        here = slice(start, min(start + block, len(out)))
+        partial, more = scratch[:, : here.stop - start]
+        for first in range(0, len(group), _ROWS):
+            items = group[first : first + _ROWS]
+            tile = rows[: len(items), : here.stop - start]
+            for row, item in zip(tile, items, strict=True):
+                row[:] = item.delta[here]
+            weights = coefficients[first : first + _ROWS]
+            np.einsum("u,up->p", weights, tile, out=more if first else partial)
+            if first:
+                partial += more
+        np.add(base[here], partial, out=out[here])

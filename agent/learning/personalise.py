@@ -95,8 +95,8 @@ class PersonalTable(Settings, frozen=True, kw_only=True):
     min_judges: Annotated[int, msgspec.Meta(ge=10, le=100_000_000)] = 30
     evidence: Annotated[float, msgspec.Meta(ge=0, le=10)] = 1.0
     fine_tune_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
-    ditto_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
-    ditto_proximal: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 0.3
+    ditto_epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 40
+    ditto_proximal: Annotated[float, msgspec.Meta(gt=0, le=1000)] = 0.1
     local_epochs: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
     local_patience: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
     learning_rate: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.0

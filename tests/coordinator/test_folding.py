@@ -170,7 +170,7 @@ def test_where_nothing_counts_the_mean_is_zero() -> None:
 
 
 def peak_bytes(members: int, parameters: int, *, settle_every: int) -> int:
-    deltas = [np.full(parameters, at, np.int8) for at in range(members)]
+    deltas = [np.full(parameters, at % 100, np.int8) for at in range(members)]
     tracemalloc.start()
     buffer = empty(parameters)
     for at, delta in enumerate(deltas):

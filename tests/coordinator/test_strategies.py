@@ -168,7 +168,7 @@ def fedasync_params(age: int, base: list[float] | None, **settings: object) -> l
     members = (member("a", 50, base_version=30 - age),)
     step = Step(np.array([1.0, 2.0]), members, 30, params, kept, NOTHING, 50)
     gradient, _ = strategy.blend(step)
-    return (params + gradient).tolist()
+    return [float(value) for value in params + gradient]
 
 
 def test_fedasync_mixes_the_clients_model_into_the_global_one() -> None:
@@ -275,9 +275,7 @@ def test_the_servers_vector_is_the_sum_of_what_the_agents_remember(beta: float) 
     ours = Agents({"a": 16, "b": 48, "c": 8, "d": 56}, beta)
     for buffer in SEQUENCE:
         ours.step(buffer)
-        summed = sum(
-            (ours.weights[agent] * h for agent, h in ours.remembered.items()), np.zeros(2)
-        )
+        summed = sum((ours.weights[agent] * h for agent, h in ours.remembered.items()), np.zeros(2))
         assert ours.memory[0] == pytest.approx(summed, abs=1e-9)
 
 
