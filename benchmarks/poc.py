@@ -22,6 +22,7 @@ import numpy as np
 from agent.declared import Mlp
 from agent.learning.families import mlp
 from agent.learning.graph import initial_params
+from benchmarks.flower_environment import flower_python
 from benchmarks.poc_splits import write_splits
 from shopfloor.milling import read_ai4i
 from shopfloor.plant import SITES, bundle_settings
@@ -30,7 +31,6 @@ from wire.bundle import Level
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data" / "ai4i2020" / "ai4i2020.csv"
-FLOWER_ENV = ROOT / ".venv-flower"
 TARGET = -0.02
 TARGET_OVER_LOCAL = 0.01
 
@@ -115,16 +115,7 @@ def _run_demo(seed: int, options: argparse.Namespace, out: Path) -> Seed:
 
 def _run_flower(seeds: list[int], options: argparse.Namespace, out: Path) -> list[float]:
     """Flower's PR-AUC on all held-out rows, by seed."""
-    python = FLOWER_ENV / "bin" / "python"
-    requirements = ROOT / "benchmarks" / "flower_poc" / "requirements.txt"
-    stamp = FLOWER_ENV / ".installed"
-    if not stamp.exists() or stamp.read_text() != requirements.read_text():
-        print("installing Flower into .venv-flower", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(FLOWER_ENV)], check=True)
-        subprocess.run(
-            [str(python), "-m", "pip", "install", "-q", "-r", str(requirements)], check=True
-        )
-        stamp.write_text(requirements.read_text())
+    python = flower_python()
     splits = out / "splits"
     _write_splits(seeds, options.data, splits)
     result = out / "flower.json"

@@ -131,11 +131,12 @@ def settled(buffer: Buffer) -> Buffer:
         return buffer
     summed = np.empty_like(buffer.summed)
     rows = np.empty((min(_ROWS, len(buffer.waiting)), min(_BLOCK, summed.shape[1])), np.int32)
+    is_new = len(buffer.waiting) == len(buffer.members)  # then zeros need not be read
     for bucket, (before, after) in enumerate(zip(buffer.summed, summed, strict=True)):
         waiting = [item for item in buffer.waiting if item.bucket == bucket]
         if not waiting:
             after[:] = before
-        base = before
+        base = None if is_new else before
         for group in _groups(waiting):
             _add(group, base, after, rows)
             base = after
@@ -194,18 +195,18 @@ def _groups(waiting: Sequence[Contribution]) -> Iterator[list[Contribution]]:
 
 def _add(
     group: list[Contribution],
-    base: NDArray[np.int64],
+    base: NDArray[np.int64] | None,
     out: NDArray[np.int64],
     rows: NDArray[np.int32],
 ) -> None:
-    """out = base + group, block by block: int32 inside, int64 once (PROTOCOL.md, "The fold").
+    """Put base (None: zero) + group into `out`, block by block: int32 inside, int64 once.
 
     One pass widens each update into a row of the scratch memory, one multiplies and adds the rows.
     No BLAS: for integers there is none, and its threads spin for longer than a fold takes.
     """
     if len(group) == 1:
         product = np.multiply(group[0].delta, group[0].coefficient, dtype=np.int64)
-        np.add(base, product, out=out)
+        np.add(product, 0 if base is None else base, out=out)
         return
     coefficients = np.array([item.coefficient for item in group], np.int32)
     block = rows.shape[1]
@@ -222,4 +223,7 @@ def _add(
             np.einsum("u,up->p", weights, tile, out=more if first else partial)
             if first:
                 partial += more
-        np.add(base[here], partial, out=out[here])
+        if base is None:
+            out[here] = partial
+        else:
+            np.add(base[here], partial, out=out[here])

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.delivery.publishers import Observer
-from benchmarks.poc import FLOWER_ENV
+from benchmarks.flower_environment import FLOWER_ENV
 from benchmarks.testbed import (
     PARAMETERS,
     ROOT,

@@ -40,9 +40,9 @@ class Sizes:
     splits: int = 20
     ten_versions: int = 40
     ten_seeds: int = 5
-    pair_versions: int = 15
+    pair_versions: int = 10
     pair_engines: int = 100
-    pair_seeds: int = 3
+    pair_seeds: int = 5
 
 
 REDUCED = Sizes(
