@@ -73,8 +73,10 @@ def read(name: str) -> Engines:
     return Engines(training, test, np.minimum(life.reshape(-1), LONGEST))
 
 
-def ten_sites(engines: Engines, versions: int, seed: int) -> tuple[float, list[float], list[float]]:
-    """RMSE of the federation of ten sites, and of what each has alone and serves by its choice."""
+def ten_sites(
+    engines: Engines, versions: int, choosing: int, seed: int
+) -> tuple[float, list[float], list[float]]:
+    """RMSE of the federation of ten sites, and of what `choosing` of them have alone and serve."""
     standard = _standard_of(engines.training)
     order = np.random.default_rng(seed).permutation(engines.units)
     test = _last_windows(engines, standard)
@@ -86,7 +88,7 @@ def ten_sites(engines: Engines, versions: int, seed: int) -> tuple[float, list[f
     served = federate(job, sites, Recipe(TEN_PLAN, versions), seed)
     together = Candidate(Kind(), served)
     alone, chosen = [], []
-    for site in sites:
+    for site in sites[:choosing]:
         outcome = personalised(job, served, site, TEN_PLAN, TEN)
         own = next(each for each in outcome.candidates if each.kind.model == "local")
         alone.append(_rmse(job, own, site))
