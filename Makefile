@@ -57,9 +57,9 @@ check: $(STAMP)  ## style, types and import contracts; changes nothing
 	@echo "[check] mypy --strict" && $(VENV)/bin/mypy $(CHECKED)
 	@echo "[check] import contracts" && $(VENV)/bin/lint-imports
 
-test: $(STAMP)  ## all tests; installs what they need (says what; apt needs root) or skips, counted
+test: $(STAMP)  ## all tests, two at a time; installs what they need (says what; apt needs root) or skips, counted
 	@tests/install.sh $(VENV)/bin/python
-	@$(VENV)/bin/python -m pytest $(ARGS)
+	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 demo: $(STAMP)  ## three factories learn together while their links fail
 	@$(VENV)/bin/journeyman demo $(ARGS)
