@@ -103,6 +103,7 @@ keepalive_s = 5
 [policy]
 scale = 0.01
 weight_cap = 1000
+clip_norm = 100.0
 {policy}"""
         )
 

@@ -59,7 +59,7 @@ def command(plant: Plant, name: str, *words: str) -> subprocess.CompletedProcess
 
 
 def status_of(plant: Plant) -> dict[str, Any]:
-    answered = command(plant, "status")
+    answered = command(plant, "status", "--json")
     assert answered.returncode == 0, answered.stderr
     return dict(json.loads(answered.stdout))
 

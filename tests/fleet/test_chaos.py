@@ -136,7 +136,7 @@ def test_an_update_that_is_counted_in_another_version_too_is_doubled(
         finished,
         tmp_path / "copy",
         "INSERT INTO updates SELECT agent, 'ffffffffffffffff', sequence, digest, status, reason,"
-        " version + 1, base_version, coefficient, received_at FROM updates"
+        " version + 1, base_version, coefficient, weight, bucket, received_at FROM updates"
         f" WHERE agent = '{agent}' AND incarnation = '{incarnation}' AND sequence = {sequence}",
     )
     assert verdict.doubled == 1
