@@ -49,6 +49,7 @@ goal = 1000
 deadline_s = 3600
 [policy]
 bits = 16
+clip_norm = 1e6
 """
 
 

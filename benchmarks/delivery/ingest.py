@@ -46,6 +46,8 @@ goal = {GOAL}
 deadline_s = 3600
 [gate]
 every = 10000
+[policy]
+clip_norm = 100.0
 """
 TARGET = 1_200.0
 TARGET_SHARE = 0.85
