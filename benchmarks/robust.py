@@ -35,7 +35,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.update_bytes.task import Network, Rows
+from benchmarks.small_network import Network, Rows
 from coordinator.aggregation import Rules, advance, begin, take
 from coordinator.robust import RobustSettings
 from coordinator.server_optimizer import ServerOptimizerSettings, make_server_optimizer

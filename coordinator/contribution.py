@@ -48,7 +48,6 @@ from numpy.typing import NDArray
 
 from coordinator.aggregate import Member
 from wire.errors import MalformedError, TooLargeError
-from wire.messages import Evaluation
 from wire.settings import Settings
 
 Values = NDArray[np.float64]
@@ -135,13 +134,6 @@ def shares(updates: Iterable[tuple[str, int]]) -> dict[str, float]:
         weights[site] = weights.get(site, 0) + weight
     total = sum(weights.values())
     return {site: weight / total for site, weight in sorted(weights.items()) if weight > 0}
-
-
-def improvement_of(
-    before: Mapping[str, Evaluation], after: Mapping[str, Evaluation], judges: float = 0.5
-) -> tuple[float, int] | None:
-    """As `improvement`, of what reporters sent about two versions."""
-    return improvement(_mean_losses(before), _mean_losses(after), judges)
 
 
 def improvement(
@@ -475,22 +467,6 @@ def _check(observation: Observation, newest: int) -> None:
 def _cut(off: float, spread: float) -> float:
     """A distance from the level, at most a few times what is usual, once something is."""
     return min(max(off, -_FAR * spread), _FAR * spread) if spread > 0 else off
-
-
-def _mean_losses(reports: Mapping[str, Evaluation]) -> dict[str, tuple[float, int]]:
-    rows = {reporter: _rows(evaluation) for reporter, evaluation in reports.items()}
-    return {
-        reporter: (reports[reporter].loss / number, number)
-        for reporter, number in rows.items()
-        if number > 0
-    }
-
-
-def _rows(evaluation: Evaluation) -> int:
-    """Held-out rows of an evaluation, whichever of its three kinds of counts it has."""
-    if evaluation.errors is not None:
-        return evaluation.errors.rows
-    return sum(evaluation.positives) + sum(evaluation.negatives) or sum(evaluation.confusion)
 
 
 def _packed(values: Values) -> bytes:

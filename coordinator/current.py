@@ -259,7 +259,9 @@ class Current:
         saved = msgspec.structs.replace(
             self.saved, **changes, head_sequence=self.saved.head_sequence + 1
         )
-        self._note_pooled({*_judged(self.saved)} - {*_judged(saved)})
+        self._note_pooled(
+            [each for each in self.saved.judged_refs if each not in saved.judged_refs]
+        )
         self.saved = saved  # the policy depends on the version
         self._head, envelope = seal_head(saved, self.policy, self.store.training, self.identity)
         self.saved = msgspec.structs.replace(saved, head=envelope)
@@ -269,16 +271,16 @@ class Current:
         named_now = [content.digest for content in self.saved.contents]
         self.store.keep_only(named_now, [*bases, *served])
 
-    def _note_pooled(self, replaced: set[tuple[Judged, int, bytes]]) -> None:
+    def _note_pooled(self, replaced: list[tuple[Judged, VersionRef]]) -> None:
         """Note how what is named no more did over all sites, before its counts are dropped."""
         record, gate = self.store.record, self.settings.gate
-        for model, version, digest in sorted(replaced):
-            reports = self.store.evaluations(digest)
+        for model, ref in replaced:
+            reports = self.store.evaluations(ref.content.digest)
             tally = add(reports.values())
             metric = metric_of(tally, gate)
             if metric is not None:
                 value, sites = figure(metric, tally), len(sites_of(reports))
-                record.note_pooled(Pooled(version, model, metric, value, sites, tally.rows))
+                record.note_pooled(Pooled(ref.version, model, metric, value, sites, tally.rows))
         record.forget_old_quality(self.saved.version)
 
     def limit_chunks(self, chunk_bytes: int) -> None:
@@ -296,14 +298,6 @@ class Current:
         logger.info("chunks of %d bytes from here on", self.chunk_bytes)
         with self.step():
             self.publish(recut(self.saved, again))
-
-
-def _judged(saved: Saved) -> Iterator[tuple[Judged, int, bytes]]:
-    """What sites are asked to judge: (as what, version, digest)."""
-    yield "train", saved.train.version, saved.train.content.digest
-    yield "serve", saved.serve.version, saved.serve.content.digest
-    if saved.candidate is not None:
-        yield "candidate", saved.candidate.version, saved.candidate.content.digest
 
 
 def _rules(settings: CoordinatorSettings, policy: Policy, k_min: int) -> Rules:

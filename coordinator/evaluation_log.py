@@ -13,7 +13,7 @@ from coordinator.federation import Federation
 from coordinator.gate import sites_of
 from coordinator.store import Store
 from wire.evaluation import add
-from wire.figures import RELATIVE, WORDS, Metric, figure
+from wire.figures import WORDS, Metric, figure, number
 from wire.messages import Evaluation
 from wire.tally import Kind, Tally
 
@@ -96,6 +96,4 @@ def line_of(tally: Tally, sites: int) -> str:
 
 def _number(metric: Metric, value: float | None) -> str:
     """Of one width for shares, so that lines can be compared by eye."""
-    if value is None:
-        return "  -  "
-    return f"{value:.4g}" if metric in RELATIVE else f"{value:.3f}"
+    return number(metric, value) if value is not None else "  -  "

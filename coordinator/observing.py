@@ -23,7 +23,7 @@ from coordinator.store import Saved, Store
 from wire.errors import MalformedError, WireError
 from wire.figures import figure
 from wire.manifest import columns
-from wire.messages import Choice, Evaluation, Report, Statistics, VersionRef
+from wire.messages import Choice, Evaluation, Report, Statistics
 from wire.standards import write_standard
 from wire.tally import check_evaluation, tally_of
 
@@ -84,12 +84,14 @@ class Observing:
           chunk_bytes: of what is published.
         """
         reporter = _Reporter(agent, site)
-        judged = _judged(saved)
-        fitting = [item for item in report.evaluations if item.digest in judged]
+        named = saved.judged_refs
+        digests = {ref.content.digest for _, ref in named}
+        fitting = [item for item in report.evaluations if item.digest in digests]
         self._store.keep_evaluations(reporter.name, fitting)
         for evaluation in fitting:
-            for version, model in judged[evaluation.digest]:
-                self._note(reporter, version, model, evaluation)
+            for model, ref in named:
+                if ref.content.digest == evaluation.digest:
+                    self._note(reporter, ref.version, model, evaluation)
             if evaluation.digest == saved.serve.content.digest:
                 self._look_for_drift(reporter, evaluation)
         if report.choice is not None:
@@ -182,17 +184,3 @@ class Observing:
         except WireError as error:
             logger.warning("contributions are accounted for anew: %s", error)
             return Accounting(settings)
-
-
-def _judged(saved: Saved) -> dict[bytes, list[tuple[int, Judged]]]:
-    """Versions that the head asks to be judged, by digest: one content can be several of them."""
-    found: dict[bytes, list[tuple[int, Judged]]] = {}
-    named: list[tuple[VersionRef | None, Judged]] = [
-        (saved.train, "train"),
-        (saved.serve, "serve"),
-        (saved.candidate, "candidate"),
-    ]
-    for ref, model in named:
-        if ref is not None:
-            found.setdefault(ref.content.digest, []).append((ref.version, model))
-    return found

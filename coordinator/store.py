@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from coordinator.aggregate import Buffer, Member, empty, settled
 from coordinator.drift import is_baseline
-from coordinator.record import RECORD_SCHEMA, Record
+from coordinator.record import RECORD_SCHEMA, Judged, Record
 from wire.database import open_database, sqlite_errors, transaction
 from wire.messages import Content, Delta, Evaluation, UpdateHeader, VersionRef
 
@@ -127,6 +127,12 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     averaged: int = 0
     radius: float = 0.0
     statistics: Content | None = None
+
+    @property
+    def judged_refs(self) -> list[tuple[Judged, VersionRef]]:
+        """What sites are asked to judge, and as what; one content can be several of them."""
+        refs: list[tuple[Judged, VersionRef]] = [("train", self.train), ("serve", self.serve)]
+        return [*refs, ("candidate", self.candidate)] if self.candidate else refs
 
     @property
     def contents(self) -> list[Content]:

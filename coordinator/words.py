@@ -4,7 +4,7 @@ import math
 from typing import Final
 
 from coordinator.view import Choice, Decision, Quality, View
-from wire.figures import RELATIVE, WORDS
+from wire.figures import WORDS, number
 
 _METRICS: Final = {str(metric): words for metric, words in WORDS.items()}
 _MODELS: Final = {
@@ -34,10 +34,8 @@ def outcome_name(status: str) -> str:
 
 
 def figure(metric: str, value: float | None) -> str:
-    """A quality figure: three digits after the point, or four in all for one with a unit."""
-    if value is None:
-        return NONE
-    return f"{value:.4g}" if metric in RELATIVE else f"{value:.3f}"
+    """A quality figure, as the gate writes it in its reasons."""
+    return number(metric, value)
 
 
 def signed(value: float, digits: int = 3) -> str:

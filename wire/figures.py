@@ -79,7 +79,7 @@ def worsening(metric: Metric, new: float, old: float) -> float:
     return worse / old if old > 0.0 else math.inf
 
 
-def number(metric: Metric, value: float | None) -> str:
+def number(metric: str, value: float | None) -> str:
     """A figure for people: `0.913`, or for a figure with a unit four digits: `14.21`."""
     if value is None:
         return "-"

@@ -26,9 +26,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.small_network import Network
 from benchmarks.update_bytes.methods import FLOAT32, Method, integers, largest
 from benchmarks.update_bytes.sizes import bytes_per_parameter, delta_of, folded_step
-from benchmarks.update_bytes.task import Network, make_task
+from benchmarks.update_bytes.task import make_task
 from benchmarks.update_bytes.training import Run, run
 
 TARGET = 1.01

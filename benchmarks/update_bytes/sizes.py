@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.small_network import Network, Vector
 from benchmarks.update_bytes.methods import (
     Method,
     Senders,
@@ -16,7 +17,6 @@ from benchmarks.update_bytes.methods import (
     bytes_on_the_wire,
     received,
 )
-from benchmarks.update_bytes.task import Network, Vector
 from benchmarks.update_bytes.training import GOAL, Folding
 from coordinator.strategies.strategy import Offer
 from wire.deltas import decode, encode

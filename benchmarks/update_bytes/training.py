@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.small_network import Network, Vector
 from benchmarks.update_bytes.methods import (
     CLIP_NORM,
     Method,
@@ -23,7 +24,7 @@ from benchmarks.update_bytes.methods import (
     bytes_on_the_wire,
     received,
 )
-from benchmarks.update_bytes.task import CLIENTS, Network, Task, Vector
+from benchmarks.update_bytes.task import CLIENTS, Task
 from coordinator.aggregation import Model, Rules, advance, begin, is_ready, take
 from coordinator.average import add_version
 from coordinator.robust import RobustSettings

@@ -21,12 +21,13 @@ from coordinator.contribution import (
     estimate,
     from_bytes,
     improvement,
-    improvement_of,
     membership,
     shares,
 )
 from wire.errors import MalformedError, TooLargeError, WireError
+from wire.figures import figure
 from wire.messages import Errors, Evaluation
+from wire.tally import tally_of
 
 SETTINGS = ContributionSettings(least_versions=5)
 ENDLESS = ContributionSettings(least_versions=5, half_life_versions=1e6)
@@ -123,6 +124,12 @@ def test_a_loss_that_is_no_number_does_not_judge() -> None:
     assert improvement(before, now, judges=1.0) == (0.25, 100)
 
 
+def mean_loss(evaluation: Evaluation) -> tuple[float, int]:
+    """What the coordinator's record keeps of an evaluation."""
+    tally = tally_of(evaluation)
+    return figure("loss", tally) or 0.0, tally.rows
+
+
 @pytest.mark.parametrize(
     "counted",
     [
@@ -135,16 +142,18 @@ def test_a_loss_that_is_no_number_does_not_judge() -> None:
     ],
 )
 def test_the_rows_of_each_kind_of_evaluation_are_counted(counted: Evaluation) -> None:
-    before = {"a/press": msgspec.structs.replace(counted, loss=8.0)}
-    now = {"a/press": msgspec.structs.replace(counted, loss=5.0)}
-    drop, rows = improvement_of(before, now) or (0.0, 0)
+    before, now = (
+        {"a/press": mean_loss(msgspec.structs.replace(counted, loss=loss))} for loss in (8.0, 5.0)
+    )
+    drop, rows = improvement(before, now) or (0.0, 0)
     assert drop == pytest.approx(0.3)
     assert rows == 10
 
 
 def test_an_evaluation_without_rows_is_nobodys() -> None:
-    empty = {"a/press": Evaluation(digest=bytes(32), loss=1.0)}
-    assert improvement_of(empty, empty) is None
+    empty = {"a/press": (0.0, 0)}
+    assert tally_of(Evaluation(digest=bytes(32), loss=1.0)).rows == 0
+    assert improvement(empty, empty) is None
 
 
 # What each site brings
