@@ -1,104 +1,108 @@
-"""Rows: the values of all channels as of the source timestamp of a trigger channel.
+"""Rows: what every channel had to say at one source timestamp.
 
-A machine finishes a product, its counter moves, and that moment is one row: for each channel the
-last sample at or before the trigger's source timestamp (zero-order hold).  A row is cut when every
-channel has a sample at or after that timestamp, so that arrival order can not change a row; a
-channel that stays silent longer than the grace time is held.
+A row is what a model sees of a machine at a moment, and what its history keeps.  Its values are
+those of a zero-order hold: for each channel the last sample at or before the row's timestamp.
+Rows that stand next to each other may be cut into windows (`agent/signals/windows.py`), so every
+row knows whether something is missing before it.
 
-Pure: the caller passes monotonic time in.
+Pure; cut out of samples by `agent/signals/cutting.py`.
 """
 
-import math
-from collections import deque
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from agent.signals.sample import Sample
+import numpy as np
+from numpy.typing import NDArray
 
-CLOCK_STEP_US = 60_000_000
-"""A trigger older than the last row by more than this means that a clock was set back."""
-MAX_PENDING = 100_000
-"""Samples kept per channel; the oldest go first (and are counted) if a trigger never comes."""
+Arrays = Mapping[int, NDArray[np.float32]]
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row: `values[i]` belongs to channel i; NaN where the source said Bad or nothing yet."""
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """R rows of C channels, oldest first.
 
-    source_timestamp_us: int
-    values: tuple[float, ...]
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether every channel has a usable value (a device that divides by zero sends inf)."""
-        return all(math.isfinite(value) for value in self.values)
-
-
-class RowCutter:
-    """Cuts rows out of samples that arrive channel by channel.
-
-    Invariant: rows come out in ascending order of source timestamp, each timestamp once, until
-    the source's clock is set back by more than `CLOCK_STEP_US`.
+    Attributes:
+      source_timestamp_us: int64 (R,), microseconds since 1970 UTC, ascending.
+      values: float64 (R, C), NaN where the source said Bad or nothing yet.  A channel of arrays has
+        0 where there is one.
+      follows: bool (R,), whether nothing is missing between the row before and this one.
+      arrays: for each channel that has a shape, float32 (R, *shape).
+      is_uncertain: bool (R,), whether the source called one of the values Uncertain; None where
+        that is not known (a history does not keep it).
     """
 
-    def __init__(self, channels: int, trigger: int, grace_s: float) -> None:
-        self._samples: list[deque[tuple[int, float]]] = [
-            deque(maxlen=MAX_PENDING) for _ in range(channels)
-        ]
-        self._trigger = trigger
-        self._grace_s = grace_s
-        self._waiting: deque[tuple[int, float]] = deque(maxlen=MAX_PENDING)
-        self._last_us = -1
-        self.late = 0
-        """Samples that came after the row they belong to was cut; the next row can hold them."""
+    source_timestamp_us: NDArray[np.int64]
+    values: NDArray[np.float64]
+    follows: NDArray[np.bool_]
+    arrays: Arrays = field(default_factory=dict)
+    is_uncertain: NDArray[np.bool_] | None = None
 
-    def push(self, samples: Iterable[Sample], now_s: float) -> list[Row]:
-        """Take samples that arrived at monotonic time `now_s`; return the rows now complete."""
-        for sample in samples:
-            self._follow_clock(sample)
-            is_late = sample.source_timestamp_us <= self._last_us
-            self.late += is_late
-            is_usable = sample.is_good or sample.is_uncertain
-            held = self._samples[sample.channel]
-            held.append((sample.source_timestamp_us, sample.value if is_usable else math.nan))
-            if sample.channel == self._trigger and is_usable and not is_late:
-                self._waiting.append((sample.source_timestamp_us, now_s))
-        return self.cut(now_s)
+    def __len__(self) -> int:
+        return len(self.values)
 
-    def _follow_clock(self, sample: Sample) -> None:
-        """Forget what a source clock that was set back would make wait for ever.
+    @property
+    def groups(self) -> NDArray[np.int64]:
+        """Number of each row's unbroken run, int64 (R,)."""
+        return np.cumsum(~self.follows).astype(np.int64)
 
-        Within one item the order of samples is guaranteed, so an older source timestamp means that
-        the clock was set, or that the server stamped a placeholder before the first value.
-        """
-        held = self._samples[sample.channel]
-        if held and sample.source_timestamp_us < held[-1][0]:
-            held.clear()
-        is_step = sample.source_timestamp_us < self._last_us - CLOCK_STEP_US
-        if is_step and sample.channel == self._trigger:
-            self._last_us = -1
-            self._waiting.clear()
-            for held in self._samples:  # what the other channels sent by the old clock
-                if held and held[-1][0] > sample.source_timestamp_us + CLOCK_STEP_US:
-                    held.clear()
+    def take(self, chosen: NDArray[np.bool_]) -> "Rows":
+        """The rows for which `chosen`, bool (R,), is true; what is left out breaks a run."""
+        at = np.flatnonzero(chosen)
+        is_next = np.diff(at, prepend=-1) == 1
+        return Rows(
+            self.source_timestamp_us[at],
+            self.values[at],
+            self.follows[at] & is_next,
+            {channel: array[at] for channel, array in self.arrays.items()},
+            None if self.is_uncertain is None else self.is_uncertain[at],
+        )
 
-    def cut(self, now_s: float) -> list[Row]:
-        """Return the rows that are complete at monotonic time `now_s`."""
-        rows: list[Row] = []
-        while self._waiting:
-            at_us, arrived_s = self._waiting[0]
-            has_all = all(held and held[-1][0] >= at_us for held in self._samples)
-            if not has_all and now_s - arrived_s < self._grace_s:
-                break
-            self._waiting.popleft()
-            if at_us > self._last_us:
-                rows.append(Row(at_us, tuple(_value_at(held, at_us) for held in self._samples)))
-                self._last_us = at_us
-        return rows
+    def newest(self, number: int) -> "Rows":
+        """The last `number` rows."""
+        start = max(0, len(self) - number)
+        return Rows(
+            self.source_timestamp_us[start:],
+            self.values[start:],
+            self.follows[start:],
+            {channel: array[start:] for channel, array in self.arrays.items()},
+            None if self.is_uncertain is None else self.is_uncertain[start:],
+        )
 
 
-def _value_at(held: deque[tuple[int, float]], at_us: int) -> float:
-    """Last value at or before `at_us`, NaN when there is none; older samples are forgotten."""
-    while len(held) > 1 and held[1][0] <= at_us:
-        held.popleft()
-    return held[0][1] if held and held[0][0] <= at_us else math.nan
+def rows_of(
+    values: Sequence[Sequence[float]] | NDArray[Any],
+    source_timestamp_us: Sequence[int] | NDArray[Any] | None = None,
+    *,
+    follows: NDArray[np.bool_] | None = None,
+    arrays: Arrays | None = None,
+) -> Rows:
+    """Rows with these values, float (R, C); an unbroken run, one microsecond apart, if not said."""
+    table = np.asarray(values, np.float64)
+    stamps = range(len(table)) if source_timestamp_us is None else source_timestamp_us
+    is_next = np.ones(len(table), np.bool_) if follows is None else follows
+    return Rows(np.asarray(stamps, np.int64), table, is_next, dict(arrays or {}))
+
+
+def no_rows(channels: int, shapes: Mapping[int, tuple[int, ...]] | None = None) -> Rows:
+    """No rows of so many channels."""
+    arrays = {at: np.empty((0, *shape), np.float32) for at, shape in (shapes or {}).items()}
+    nothing = np.zeros(0, np.bool_)
+    return Rows(np.zeros(0, np.int64), np.empty((0, channels)), nothing, arrays, nothing)
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """All rows of some parts, one or more, in their order."""
+    if len(parts) == 1:
+        return parts[0]
+    known = [part.is_uncertain for part in parts if part.is_uncertain is not None]
+    return Rows(
+        np.concatenate([part.source_timestamp_us for part in parts]),
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.follows for part in parts]),
+        {
+            channel: np.concatenate([part.arrays[channel] for part in parts])
+            for channel in parts[0].arrays
+        },
+        np.concatenate(known) if len(known) == len(parts) else None,
+    )

@@ -4,10 +4,17 @@ Pure.  Invariant: the rows of a window are consecutive rows of one group, so tha
 from one machine, engine or work order into the next.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from wire.manifest import Window
+from agent.signals.features import compute_inputs
+from wire.manifest import Manifest, Window, input_shape
+
+_NUMBERS_AT_ONCE = 4 << 20
+"""Channel values turned into float64 together: 32 MiB."""
 
 
 def window_starts(groups: NDArray[np.integer], window: Window) -> NDArray[np.int64]:
@@ -46,3 +53,35 @@ def cut_windows(
     if not len(starts):
         return np.zeros((0, length))
     return np.lib.stride_tricks.sliding_window_view(values, length)[starts]
+
+
+def example_inputs(
+    manifest: Manifest, values: Mapping[str, NDArray[Any]], starts: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Compute the graph's inputs for examples cut out of rows, a part at a time to spare memory.
+
+    Args:
+      manifest: of the bundle.
+      values: of each channel, (R,) numbers or (R, *shape) arrays.
+      starts: int64 (N,), the first row of each example.
+
+    Returns:
+      float32, shape (N, *`wire.manifest.input_shape`), scaled by the bundle's constants alone.
+    """
+    length = 1 if manifest.window is None else manifest.window.length
+    rates_hz = {channel.name: channel.rate_hz for channel in manifest.channels}
+    inputs = np.empty((len(starts), *input_shape(manifest)), np.float32)
+    numbers = sum(int(np.prod(array.shape[1:])) for array in values.values()) * length
+    step = max(1, _NUMBERS_AT_ONCE // numbers)
+    for begin in range(0, len(starts), step):
+        part = starts[begin : begin + step]
+        cut = {
+            name: (
+                array[part].astype(np.float64)
+                if manifest.window is None
+                else cut_windows(array, part, length)
+            )
+            for name, array in values.items()
+        }
+        inputs[begin : begin + step] = compute_inputs(manifest.features, cut, rates_hz)
+    return inputs
