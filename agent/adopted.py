@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.model import Model
-from agent.signals.features import Moments, measure
+from agent.model import Model, scores
+from agent.signals.features import Moments, apply_standard, measure
 from agent.signals.labels import no_labels, read_labels
+from agent.signals.rows import Rows
+from agent.signals.windows import example_inputs, window_starts
 from wire.errors import BundleError
+from wire.manifest import Window
 from wire.messages import Head
 from wire.standards import Standard
 from wire.tensors import Params
@@ -24,7 +27,7 @@ class Examples:
     """What the model learns from.
 
     Attributes:
-      inputs: float32 (N, ...), standardised.
+      inputs: float32 (N, ...), standardised; of single rows or of windows of them.
       labels: as the loss takes them (`agent.learning.losses.Loss`): float32 (N, 1), int64 (N,) for
         classes, float32 (N, 0) for reconstruction.
       unknown: rows left out because their class is none of the bundle's.
@@ -39,14 +42,27 @@ class Examples:
 
 
 @dataclass(frozen=True, eq=False)
+class Live:
+    """What a model sees of rows that are to be scored.
+
+    Attributes:
+      ends: int64 (N,), which rows end a whole window, ascending.
+      inputs: float32 (N, ...), standardised.
+    """
+
+    ends: NDArray[np.int64]
+    inputs: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
 class Adopted:
     """A head whose contents are all here and checked.
 
     Attributes:
       train, candidate, serve: all tensors of the model: the shared ones of that version, and this
         site's own local ones.
-      input_columns: where this agent's rows hold the model's channels.
-      label_column: where they hold the label; None for a model that has none.
+      input_columns: which of this agent's channels are the model's.
+      label_column: which one is the label; None for a model that has none.
       standard: what inputs are standardised by; None for the features' constants alone.
     """
 
@@ -70,38 +86,90 @@ class Adopted:
             "federated": "waiting for the statistics of all sites",
         }[self.model.manifest.standardise]
 
-    def score(self, params: Params, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Score rows of this agent's channels, see `agent.model.scores`: float64 (N, C) to (N,).
+    @property
+    def rows_needed(self) -> int:
+        """How many rows next to each other the model looks at to score the last one."""
+        window = self.model.manifest.window
+        return 1 if window is None else window.length
+
+    @property
+    def in_stretches(self) -> bool:
+        """Whether rows are held out by stretches of time, since examples are cut out of several."""
+        return self.rows_needed > 1
+
+    def score(self, params: Params, rows: Rows) -> NDArray[np.float64]:
+        """Score rows of this agent's channels, see `agent.model.scores`: float64 (R,).
+
+        NaN for a row before which there are not as many as a window needs.
+
+        Raises:
+          BundleError: it is `unready`.
+        """
+        live = self.live(rows)
+        by_row = np.full(len(rows), np.nan)
+        found = self.outputs(params, live.inputs)
+        by_row[live.ends] = scores(self.model.manifest, found, live.inputs)
+        return by_row
+
+    def live(self, rows: Rows, after: int = 0) -> Live:
+        """Inputs of the rows that end a whole window.
+
+        Args:
+          rows: of this agent's channels.
+          after: how many rows at the beginning are only there for the windows of later ones.
 
         Raises:
           BundleError: it is `unready`.
         """
         self._check_ready()
-        return self.model.score(params, rows[:, self.input_columns], self.standard)
+        ends = self._ends(rows, stride=1)
+        ends = ends[ends >= after]
+        return Live(ends, self._inputs(rows, ends, self.standard))
 
     def outputs(self, params: Params, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """The model's raw outputs, (N, ...), for inputs that `examples` made."""
         return self.model.outputs(params, inputs)
 
-    def examples(self, rows: NDArray[np.float64]) -> Examples:
-        """Cut rows of this agent's channels, (N, C), into inputs and labels; unlabelled ones go.
+    def examples(self, rows: Rows) -> Examples:
+        """Cut rows of this agent's channels into inputs and labels; unlabelled ones go.
 
         Raises:
           BundleError: it is `unready`.
         """
         self._check_ready()
-        label = self.model.manifest.label
+        window, label = self.model.manifest.window, self.model.manifest.label
+        ends = self._ends(rows, stride=1 if window is None else window.stride)
         if label is None or self.label_column is None:
-            labels = no_labels(len(rows))
+            labels = no_labels(len(ends))
         else:
-            labels = read_labels(self.model.manifest, label, rows[:, self.label_column])
-        used = rows[labels.known][:, self.input_columns]
-        return Examples(self.model.inputs(used, self.standard), labels.values, labels.unknown)
+            labels = read_labels(self.model.manifest, label, rows.values[ends, self.label_column])
+        inputs = self._inputs(rows, ends[labels.known], self.standard)
+        return Examples(inputs, labels.values, labels.unknown)
 
-    def moments(self, rows: NDArray[np.float64]) -> Moments:
-        """Sums over rows of this agent's channels, (N, C), of the inputs before standardising."""
-        inputs = self.model.inputs(rows[:, self.input_columns])
-        return measure(self.model.manifest.features, inputs)
+    def moments(self, rows: Rows) -> Moments:
+        """Sums over examples cut of rows, of the inputs before standardising."""
+        window = self.model.manifest.window
+        ends = self._ends(rows, stride=1 if window is None else window.stride)
+        return measure(self.model.manifest.features, self._inputs(rows, ends, None))
+
+    def _ends(self, rows: Rows, stride: int) -> NDArray[np.int64]:
+        """The last row of every example: int64 (N,), ascending."""
+        if self.model.manifest.window is None:
+            return np.arange(len(rows), dtype=np.int64)
+        length = self.rows_needed
+        return window_starts(rows.groups, Window(length=length, stride=stride)) + length - 1
+
+    def _inputs(
+        self, rows: Rows, ends: NDArray[np.int64], standard: Standard | None
+    ) -> NDArray[np.float32]:
+        """Inputs of the examples that end at these rows."""
+        manifest = self.model.manifest
+        values = {
+            channel.name: rows.arrays[column] if channel.shape else rows.values[:, column]
+            for channel, column in zip(manifest.channels, self.input_columns, strict=True)
+        }
+        inputs = example_inputs(manifest, values, ends - (self.rows_needed - 1))
+        return inputs if standard is None else apply_standard(manifest.features, inputs, standard)
 
     def _check_ready(self) -> None:
         if self.unready:

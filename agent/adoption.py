@@ -16,6 +16,7 @@ is neither trained nor scored with.
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -23,7 +24,7 @@ from agent.adopted import Adopted, Examples
 from agent.downloads import Downloads, Way, cheapest_ways
 from agent.learning.choice import BackendName
 from agent.local_tensors import LocalTensors
-from agent.model import Model, check_live, local_of, prepare, with_local
+from agent.model import Model, local_of, prepare, with_local
 from agent.models import Models
 from agent.signals.features import Moments
 from wire.bundle import read_bundle
@@ -66,8 +67,10 @@ class Adoption:
         channels: list[str],
         backend: BackendName = "auto",
         local_tensors: LocalTensors | None = None,
+        shapes: Mapping[int, tuple[int, ...]] | None = None,
     ) -> None:
         self._backend = backend
+        self._shapes = dict(shapes or {})
         self._channels = channels
         self._models = models
         self._trust = trust
@@ -366,16 +369,21 @@ class Adoption:
         absent = [name for name in needed if name not in self._channels]
         if absent:
             reason = f"bundle {model.manifest.name} needs channel {absent[0]!r}; configure a "
-            reason += f"[[source.opcua.channel]] of that name (configured: {self._channels})"
+            reason += f"channel of that name in a [source] (configured: {self._channels})"
             raise BundleError(reason)
         at = [self._channels.index(name) for name in needed]
+        for channel, column in zip(model.manifest.channels, at, strict=False):
+            shape = self._shapes.get(column, ())
+            if channel.shape != shape:
+                reason = f"bundle {model.manifest.name} needs channel {channel.name!r} of shape "
+                reason += f"{list(channel.shape)}; it is configured with shape = {list(shape)}"
+                raise BundleError(reason)
         inputs = len(model.channels)
         return tuple(at[:inputs]), None if label is None else at[inputs]
 
     def _ready_model(self, digest: bytes, data: bytes) -> _Ready:
         if self._ready is None or self._ready.digest != digest:
             bundle = read_bundle(data, self._trust)
-            check_live(bundle.manifest)
             self._ready = _Ready(digest, prepare(bundle, self._backend), bundle.weights)
         return self._ready
 

@@ -17,6 +17,7 @@ from agent.adopted import Adopted
 from agent.learning.losses import Loss, example_losses
 from agent.model import probabilities
 from agent.signals.labels import in_unit
+from agent.signals.rows import Rows
 from wire.evaluation import (
     evaluate,
     evaluate_classes,
@@ -27,12 +28,12 @@ from wire.manifest import REGRESSION, Manifest
 from wire.messages import Evaluation, Report
 
 
-def judge(adopted: Adopted, held_out: NDArray[np.float64]) -> Report | None:
+def judge(adopted: Adopted, held_out: Rows) -> Report | None:
     """Evaluate train, candidate and served weights on the same rows.
 
     Args:
       adopted: the head in use.
-      held_out: rows of this agent's channels, float64 (N, C), never trained on.
+      held_out: rows of this agent's channels, never trained on.
 
     Returns:
       The report, or None without held-out rows that have a label, and before it is known what the

@@ -25,6 +25,7 @@ from agent.learning.train import TrainingResult
 from agent.learning.worker import TrainingFailed, TrainingProcess, TrainingProcessDied
 from agent.making import Trained, make_update
 from agent.outbox import Outbox, UpdateId
+from agent.signals.rows import Rows
 from agent.status import Status
 from agent.tombstones import bury_doomed
 from agent.turn import Turn
@@ -148,13 +149,20 @@ class Learner:
         adopted = self.adoption.current
         if adopted is None or not adopted.unready:
             return
-        if self.history.training_rows() >= adopted.head.policy.min_rows:
+        if self._rows(adopted) >= adopted.head.policy.min_rows:
             self._standardise(adopted)
+
+    def _rows(self, adopted: Adopted | None) -> int:
+        in_stretches = adopted is not None and adopted.in_stretches
+        return self.history.training_rows(in_stretches=in_stretches)
+
+    def _training_rows(self, adopted: Adopted) -> Rows:
+        return self.history.read(held_out=False, in_stretches=adopted.in_stretches)
 
     def _standardise(self, adopted: Adopted) -> Adopted:
         """The same head, standardised by all rows that this site has now where they decide."""
         if adopted.model.manifest.standardise == "local":
-            self.adoption.set_moments(adopted.moments(self.history.read(held_out=False)))
+            self.adoption.set_moments(adopted.moments(self._training_rows(adopted)))
         current = self.adoption.current
         return current if current is not None and current.head is adopted.head else adopted
 
@@ -168,9 +176,9 @@ class Learner:
             return "", decision
         self.turn.wish(
             head.train.version,
-            self.history.training_rows(),
+            self._rows(adopted),
             head.bundle.digest,
-            lambda: adopted.examples(self.history.read(held_out=False)).inputs,
+            lambda: adopted.examples(self._training_rows(adopted)).inputs,
         )
         return decision.reason or "asking to train", decision
 
@@ -181,7 +189,7 @@ class Learner:
                 made = self.outbox.made_from(adopted.head.lineage, adopted.head.train.version)
             except DiskError as error:
                 return f"waiting for the disk: {error}"
-        reason = reason_to_wait(adopted, self.history.training_rows(), made, self.operator)
+        reason = reason_to_wait(adopted, self._rows(adopted), made, self.operator)
         if not reason and self.outbox.is_full:
             return "waiting for the link: dropped updates alone fill the outbox"
         if not reason and adopted is not None and adopted.head.policy.calibration > 0:
@@ -268,7 +276,7 @@ class Learner:
                     raise
                 logger.warning("an unfinished training is discarded: %s", error)
                 self.unfinished.discard()
-        examples = adopted.examples(self.history.read(held_out=False))
+        examples = adopted.examples(self._training_rows(adopted))
         rows = TrainingRows(examples.inputs, examples.labels)
         return await self._run_child(adopted, job, rows, None), len(rows.x)
 

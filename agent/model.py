@@ -5,9 +5,6 @@ logic (`wire/bundle.py`), graph read under caps and a whitelist, its input and o
 features and loss, its parameters with the manifest, training graph derived, golden vectors
 reproduced by this machine's own runtime.  Only then is the model used.
 
-`prepare` takes every bundle that can be trained somewhere; `check_live` is the one place that says
-which of them this agent does not serve yet.
-
 A tensor is shared, then versions and updates hold it, or local, then each site keeps its own
 (`agent/local_tensors.py`).  `Params` are always all of a model's tensors in the manifest's order,
 but where `shared_of` made them.
@@ -53,7 +50,7 @@ class Model:
     def inputs(
         self, values: NDArray[np.float64], standard: Standard | None = None
     ) -> NDArray[np.float32]:
-        """Turn raw channel values into the graph's inputs; for bundles that pass `check_live`.
+        """Turn numbers of rows that stand for themselves into the graph's inputs.
 
         Args:
           values: float64 (N, C), in the channels' units.
@@ -62,10 +59,9 @@ class Model:
         Returns:
           float32 (N, F).
         """
-        inputs = apply_features(self.manifest.features, self.channels, values)
-        if standard is None:
-            return inputs
-        return apply_standard(self.manifest.features, inputs, standard)
+        features = self.manifest.features
+        inputs = apply_features(features, self.channels, values)
+        return inputs if standard is None else apply_standard(features, inputs, standard)
 
     def outputs(self, params: Params, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """What the graph gives for its inputs: logits, scaled numbers or inputs again, (N, ...)."""
@@ -136,22 +132,6 @@ def with_local(manifest: Manifest, params: Params, local: Params) -> Params:
     return {
         tensor.name: (local if tensor.local else params)[tensor.name] for tensor in manifest.tensors
     }
-
-
-def check_live(manifest: Manifest) -> None:
-    """Check that this agent can train and serve a bundle from the rows that it cuts.
-
-    Raises:
-      BundleError: says what this agent does not do yet.
-    """
-    reason = ""
-    if manifest.window is not None:
-        reason = "it cuts windows of rows, and this agent learns from single rows so far"
-    array = next((channel for channel in manifest.channels if channel.shape), None)
-    if array is not None:
-        reason = f"its channel {array.name!r} is an array, and this agent reads numbers so far"
-    if reason:
-        raise BundleError(f"bundle {manifest.name}: not served here yet: {reason}")
 
 
 def prepare(bundle: Bundle, backend: BackendName = "auto", on_check: OnCheck = nothing) -> Model:

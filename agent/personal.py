@@ -46,6 +46,7 @@ from agent.learning.rows import Labelled
 from agent.learning.worker import TrainingFailed, TrainingProcess, TrainingProcessDied
 from agent.model import scores
 from agent.own_model import Basis, Chosen, OwnModelFile, Serving
+from agent.signals.rows import Rows
 from agent.spare_time import SpareTime, Superseded
 from wire.chunks import sha256
 from wire.messages import Choice
@@ -77,6 +78,20 @@ class _Alone:
         """Those that need not be made again."""
         is_fresh = self.bundle == basis.bundle and basis.rows < _GROWTH * self.rows
         return self.candidates if is_fresh else ()
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What a model gave for live rows.
+
+    Attributes:
+      ends: int64 (N,), the rows that end a whole window.
+      inputs, outputs: of the graph, float32 (N, ...).
+    """
+
+    ends: NDArray[np.int64]
+    inputs: NDArray[np.float32]
+    outputs: NDArray[np.float32]
 
 
 @dataclass
@@ -125,26 +140,35 @@ class Personal:
         is_taken_back = head.serve.version < chosen.basis.version
         return plain if is_taken_back and kind.model != "local" else chosen.serving
 
-    def score(self, adopted: Adopted, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Score rows of this agent's channels with what is served: float64 (N, C) to (N,).
+    def scored(self, adopted: Adopted, rows: Rows, after: int = 0) -> Scored:
+        """Run what is served on rows of this agent's channels.
+
+        Args:
+          adopted: the head in use.
+          rows: oldest first.
+          after: how many rows at the beginning are only there for the windows of later ones.
 
         Raises:
           BundleError: the head is not ready to score with.
         """
-        serving = self.serving(adopted)
-        if serving.kind == GLOBAL or adopted.unready:
-            return adopted.score(adopted.serve, rows)
-        model = adopted.model
-        inputs = serving.inputs(model.inputs(rows[:, adopted.input_columns], adopted.standard))
-        return scores(model.manifest, model.outputs(serving.params, inputs), inputs)
+        serving, live = self.serving(adopted), adopted.live(rows, after)
+        inputs = live.inputs if serving.kind == GLOBAL else serving.inputs(live.inputs)
+        return Scored(live.ends, inputs, adopted.outputs(serving.params, inputs))
 
-    def choice(self, adopted: Adopted, held_out: NDArray[np.float64]) -> Choice | None:
+    def score(self, adopted: Adopted, rows: Rows) -> NDArray[np.float64]:
+        """The scores of rows with what is served, as `Adopted.score`: float64 (R,)."""
+        scored = self.scored(adopted, rows)
+        by_row = np.full(len(rows), np.nan)
+        by_row[scored.ends] = scores(adopted.model.manifest, scored.outputs, scored.inputs)
+        return by_row
+
+    def choice(self, adopted: Adopted, held_out: Rows) -> Choice | None:
         """What this site serves, for its report; None before it has chosen.
 
         Args:
           adopted: the head in use.
-          held_out: all held-out rows of this agent's channels, float64 (N, C), oldest first; the
-            newest quarter, which took no part in the choice, judges.
+          held_out: all held-out rows of this agent's channels, oldest first; the newest quarter of
+            the examples, which took no part in the choice, judges.
         """
         serving = self.serving(adopted)
         if not serving.reason or adopted.unready:
@@ -180,7 +204,7 @@ class Personal:
             return "off: the global model is served"
         if adopted is None or adopted.unready:
             return adopted.unready if adopted is not None else "waiting for a model"
-        rows = self.history.training_rows()
+        rows = self.history.training_rows(in_stretches=adopted.in_stretches)
         if rows < self.table.min_rows:
             return f"waiting for rows ({rows} of {self.table.min_rows})"
         if self._is_settled(adopted, rows):
@@ -220,7 +244,7 @@ class Personal:
           TooFewRows, PolicyError, Superseded, and what the training child raises.
         """
         head = adopted.head
-        rows = self.history.read(held_out=False)
+        rows = self.history.read(held_out=False, in_stretches=adopted.in_stretches)
         basis = Basis(head.bundle.digest, head.serve.content.digest, head.serve.version, len(rows))
         making = self._making(adopted, adopted.examples(rows))
         serving, alone = self.serving(adopted), self._alone.known(basis)
@@ -241,7 +265,8 @@ class Personal:
 
     def _making(self, adopted: Adopted, train: Examples) -> Making:
         head, model, table = adopted.head, adopted.model, self.table
-        judges, _ = _divided(adopted.examples(self.history.read(held_out=True)))
+        held_out = self.history.read(held_out=True, in_stretches=adopted.in_stretches)
+        judges, _ = _divided(adopted.examples(held_out))
         if len(train) < table.min_rows or len(judges[0]) < table.min_judges:
             raise TooFewRows(
                 f"{len(train)} labelled rows to learn from and {len(judges[0])} held-out ones to "

@@ -66,7 +66,7 @@ class Reporting:
         return report
 
     def _report(self, adopted: Adopted, statistics: Statistics | None) -> Report | None:
-        held_out = self.history.read(held_out=True)
+        held_out = self.history.read(held_out=True, in_stretches=adopted.in_stretches)
         judged, choice = judge(adopted, held_out), self.personal.choice(adopted, held_out)
         if judged is None and choice is None and statistics is None:
             return None
@@ -77,9 +77,11 @@ class Reporting:
         """Whether all sites' statistics are wanted, and there are rows enough to add ours."""
         wants = adopted.model.manifest.standardise == "federated"
         is_missing = wants and adopted.head.statistics is None
-        return is_missing and self.history.training_rows() >= adopted.head.policy.min_rows
+        rows = self.history.training_rows(in_stretches=adopted.in_stretches)
+        return is_missing and rows >= adopted.head.policy.min_rows
 
     def _statistics(self, adopted: Adopted, subject: _Subject) -> Statistics | None:
         if not subject.has_statistics:
             return None
-        return statistics_of(adopted, self.history.read(held_out=False))
+        rows = self.history.read(held_out=False, in_stretches=adopted.in_stretches)
+        return statistics_of(adopted, rows)

@@ -8,10 +8,10 @@ deviations.  Nothing is said of a bundle that does not ask for it.
 import logging
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agent.adopted import Adopted
 from agent.signals.features import Moments
+from agent.signals.rows import Rows
 from wire.manifest import Feature, columns, describe
 from wire.messages import Statistics
 
@@ -21,12 +21,12 @@ _LARGEST = 1e24
 """The range of `wire.messages.Sum`."""
 
 
-def statistics_of(adopted: Adopted, rows: NDArray[np.float64]) -> Statistics | None:
+def statistics_of(adopted: Adopted, rows: Rows) -> Statistics | None:
     """Sums of the inputs, before standardising, over training rows.
 
     Args:
       adopted: the head in use.
-      rows: training rows of this agent's channels, float64 (N, C).
+      rows: training rows of this agent's channels.
 
     Returns:
       The statistics; None for a bundle that is not standardised by those of all sites, without
@@ -36,6 +36,8 @@ def statistics_of(adopted: Adopted, rows: NDArray[np.float64]) -> Statistics | N
     if manifest.standardise != "federated" or not len(rows):
         return None
     moments = adopted.moments(rows)
+    if not moments.count:
+        return None
     too_large = _too_large(manifest.features, moments)
     if too_large:
         logger.warning("no statistics are told: %s is too large; check its channel", too_large)

@@ -14,12 +14,9 @@ from numpy.typing import NDArray
 
 from agent.bundle.tables import Table, TableError
 from agent.learning.split import split_by_group, split_by_time
-from agent.signals.features import Moments, compute_inputs, measure, standardise
-from agent.signals.windows import cut_windows, window_starts
-from wire.manifest import REGRESSION, Label, Manifest, input_shape
-
-_NUMBERS_AT_ONCE = 4 << 20
-"""Channel values turned into float64 together: 32 MiB."""
+from agent.signals.features import Moments, measure, standardise
+from agent.signals.windows import example_inputs, window_starts
+from wire.manifest import REGRESSION, Label, Manifest
 
 
 @dataclass(frozen=True)
@@ -68,33 +65,12 @@ def make_examples(manifest: Manifest, table: Table) -> Examples:
         raise TableError(f"{table.source}: no group of rows is as long as a window, {length} rows")
     ends = starts + length - 1
     return Examples(
-        x=_inputs(manifest, table, starts),
+        x=example_inputs(manifest, table.channels, starts),
         y=_labels(manifest, table, ends),
         groups=np.array(table.group_names)[table.groups[ends]],
         first=table.times[starts],
         last=table.times[ends],
     )
-
-
-def _inputs(manifest: Manifest, table: Table, starts: NDArray[np.int64]) -> NDArray[np.float32]:
-    window = manifest.window
-    rates = {channel.name: channel.rate_hz for channel in manifest.channels}
-    inputs = np.empty((len(starts), *input_shape(manifest)), np.float32)
-    sizes = [int(np.prod(array.shape[1:])) for array in table.channels.values()]
-    length = 1 if window is None else window.length
-    step = max(1, _NUMBERS_AT_ONCE // (sum(sizes) * length))
-    for begin in range(0, len(starts), step):
-        part = starts[begin : begin + step]
-        values = {
-            name: (
-                array[part].astype(np.float64)
-                if window is None
-                else cut_windows(array, part, length)
-            )
-            for name, array in table.channels.items()
-        }
-        inputs[begin : begin + step] = compute_inputs(manifest.features, values, rates)
-    return inputs
 
 
 def _labels(manifest: Manifest, table: Table, rows: NDArray[np.int64]) -> NDArray[Any]:

@@ -12,6 +12,7 @@ from agent.learning.plan import TrainingPlan
 from agent.learning.train import train
 from agent.models import Models
 from agent.signals.labels import read_labels
+from agent.signals.rows import rows_of
 from tests.agent.federation import CHANNELS, Federation, feed, milled
 from wire.manifest import Label
 from wire.tensors import Params
@@ -42,10 +43,10 @@ def jobs(federation: Federation) -> dict[str, Adopted]:
 
 def test_a_flag_is_0_or_1_and_rows_without_one_are_left_out(jobs: dict[str, Adopted]) -> None:
     rows = milled(5, np.array([0.0, 1.0, np.nan, 0.4, 0.6]))
-    examples = jobs["flag"].examples(rows)
+    examples = jobs["flag"].examples(rows_of(rows))
     assert examples.labels.dtype == np.float32
     assert examples.labels.tolist() == [[0.0], [1.0], [0.0], [1.0]]
-    whole = jobs["flag"].examples(milled(5)).inputs
+    whole = jobs["flag"].examples(rows_of(milled(5))).inputs
     assert np.array_equal(examples.inputs, whole[[0, 1, 3, 4]])
     assert len(examples) == 4
     assert examples.unknown == 0
@@ -55,18 +56,18 @@ def test_a_class_that_the_bundle_does_not_name_is_left_out_and_counted(
     jobs: dict[str, Adopted],
 ) -> None:
     rows = milled(8, np.array([2.0, 0.0, 3.0, -1.0, 1.5, np.nan, 1.0, np.inf]))
-    examples = jobs["classes"].examples(rows)
+    examples = jobs["classes"].examples(rows_of(rows))
     assert examples.labels.dtype == np.int64
     assert examples.labels.tolist() == [2, 0, 1]
     assert examples.unknown == 3
-    whole = jobs["classes"].examples(milled(8)).inputs
+    whole = jobs["classes"].examples(rows_of(milled(8))).inputs
     assert np.array_equal(examples.inputs, whole[[0, 1, 6]])
 
 
 @pytest.mark.parametrize("job", ["number", "squared"])
 def test_a_number_is_clipped_and_scaled(jobs: dict[str, Adopted], job: str) -> None:
     rows = milled(5, np.array([-3.0, 10.0, 20.0, 77.0, np.nan]))
-    examples = jobs[job].examples(rows)
+    examples = jobs[job].examples(rows_of(rows))
     assert examples.labels.dtype == np.float32
     assert examples.labels.tolist() == [[-2.0], [-1.0], [0.0], [2.0]]
     assert len(examples.inputs) == 4
@@ -86,19 +87,21 @@ def test_reconstruction_needs_no_label_and_no_channel_of_one(federation: Federat
     fewer = [name for name in CHANNELS if name != "machine_failure"]
     current = adopted(job, fewer)
     rows = np.delete(milled(6), LABEL, axis=1)
-    examples = current.examples(rows)
+    examples = current.examples(rows_of(rows))
     assert examples.labels.shape == (6, 0)
     assert examples.labels.dtype == np.float32
     expected = np.mean((current.outputs(current.serve, examples.inputs) - examples.inputs) ** 2, 1)
-    assert np.allclose(current.score(current.serve, rows), expected, rtol=1e-5)
+    assert np.allclose(current.score(current.serve, rows_of(rows)), expected, rtol=1e-5)
 
 
 def test_scores_say_what_the_loss_means(jobs: dict[str, Adopted]) -> None:
     rows = milled(40)
     outputs, scores = {}, {}
     for name, job in jobs.items():
-        outputs[name] = job.outputs(job.serve, job.examples(rows).inputs).astype(np.float64)
-        scores[name] = job.score(job.serve, rows)
+        outputs[name] = job.outputs(job.serve, job.examples(rows_of(rows)).inputs).astype(
+            np.float64
+        )
+        scores[name] = job.score(job.serve, rows_of(rows))
         assert scores[name].shape == (40,)
         assert scores[name].dtype == np.float64
     logits = outputs["flag"][:, 0]
@@ -114,7 +117,7 @@ def test_a_sure_score_keeps_its_precision(jobs: dict[str, Adopted]) -> None:
     sure: Params = {name: value * 0 for name, value in job.serve.items()}
     last = next(reversed(sure))
     sure[last] = np.array([500.0, 440.0, 440.0], np.float32)
-    assert np.allclose(job.score(sure, milled(1)), 2 * np.exp(-60.0), rtol=1e-9, atol=0)
+    assert np.allclose(job.score(sure, rows_of(milled(1))), 2 * np.exp(-60.0), rtol=1e-9, atol=0)
 
 
 def test_a_predicted_number_is_no_alarm_and_a_probability_is(jobs: dict[str, Adopted]) -> None:
@@ -128,7 +131,7 @@ def test_a_predicted_number_is_no_alarm_and_a_probability_is(jobs: dict[str, Ado
 def test_examples_are_what_training_takes(jobs: dict[str, Adopted], name: str) -> None:
     job, rows = jobs[name], milled(300)
     rows[:, LABEL] = {"flag": rows[:, 4] > 120, "classes": rows[:, 4] // 81}.get(name, rows[:, 3])
-    examples = job.examples(rows)
+    examples = job.examples(rows_of(rows))
     plan = TrainingPlan(epochs=20, batch_size=32, optimizer="adam", learning_rate=0.01, seed=1)
     result = train(job.model.backend, job.train, examples.inputs, examples.labels, plan)
     target = examples.inputs if name == "itself" else examples.labels

@@ -9,10 +9,10 @@ import pytest
 from agent.adoption import Adoption
 from agent.learning.golden import golden_tensors, read_golden
 from agent.models import Models
+from agent.signals.rows import rows_of
 from tests.agent.federation import CHANNELS, FEDERATION, Federation, feed
 from wire.bundle import GOLDEN, write_bundle, write_draft
 from wire.errors import BundleError, MalformedError, ReplayError, SignatureError, WireError
-from wire.manifest import Window
 from wire.signing import PrivateKey
 from wire.tensors import Params, read_safetensors, write_params, write_safetensors
 
@@ -68,11 +68,11 @@ def test_the_columns_are_found_by_name(tmp_path: Path, federation: Federation) -
     feed(turned, federation.publish(1))
     assert usual.current is not None
     assert turned.current is not None
-    score = usual.current.score(federation.start, ROW)
+    score = usual.current.score(federation.start, rows_of(ROW))
     assert score.shape == (1,)
     assert 0.0 < score[0] < 1.0
-    assert np.array_equal(turned.current.score(federation.start, ROW[:, ::-1]), score)
-    assert usual.current.examples(ROW).labels.tolist() == [[1.0]]
+    assert np.array_equal(turned.current.score(federation.start, rows_of(ROW[:, ::-1])), score)
+    assert usual.current.examples(rows_of(ROW)).labels.tolist() == [[1.0]]
 
 
 def test_the_old_version_stays_in_use_until_the_new_one_is_whole(
@@ -160,13 +160,8 @@ def refused_bundles(federation: Federation) -> dict[str, tuple[bytes, str]]:
     bundle = federation.opened
     stranger = write_bundle(bundle.manifest, bundle.files, FEDERATION, PrivateKey.generate())
     other = msgspec.structs.replace(bundle.manifest, agreement=bytes([1] * 32))
-    windows = msgspec.structs.replace(bundle.manifest, window=Window(length=4))
     return {
         "draft": (write_draft(bundle.manifest, bundle.files), "unsigned draft"),
-        "not served": (
-            write_bundle(windows, bundle.files, FEDERATION, federation.author),
-            "not served here yet: it cuts windows of rows",
-        ),
         "stranger": (stranger, "none of the charter's 1 author keys"),
         "flipped": (
             federation.bundle[:-100]
@@ -183,7 +178,7 @@ def refused_bundles(federation: Federation) -> dict[str, tuple[bytes, str]]:
 
 
 @pytest.mark.parametrize(
-    "case", ["draft", "not served", "stranger", "flipped", "golden", "agreement"]
+    "case", ["draft", "stranger", "flipped", "golden", "agreement"]
 )
 def test_a_refused_bundle_leaves_the_model_in_use_also_after_a_restart(
     tmp_path: Path, federation: Federation, case: str
@@ -219,7 +214,7 @@ def test_a_bundle_that_needs_an_unconfigured_channel_names_it(
     tmp_path: Path, federation: Federation
 ) -> None:
     fewer = [name for name in CHANNELS if name != "torque"]
-    with pytest.raises(BundleError, match=r"'torque'.*source\.opcua\.channel"):
+    with pytest.raises(BundleError, match=r"'torque'.*configure a channel of that name"):
         feed(adoption_at(tmp_path, federation, fewer), federation.publish(1))
     assert adoption_at(tmp_path, federation, fewer).current is None
     configured = adoption_at(tmp_path, federation)
@@ -236,8 +231,8 @@ def test_a_restart_comes_back_with_the_same_model(tmp_path: Path, federation: Fe
     assert same(after.current.train, before.current.train)
     assert after.wanted() == []
     assert np.array_equal(
-        after.current.score(after.current.serve, ROW),
-        before.current.score(before.current.serve, ROW),
+        after.current.score(after.current.serve, rows_of(ROW)),
+        before.current.score(before.current.serve, rows_of(ROW)),
     )
 
 

@@ -34,7 +34,7 @@ from pathlib import Path
 import agent.storage
 from agent.history import History
 from agent.outbox import Outbox, Settlement
-from agent.signals.rows import Row
+from agent.signals.rows import rows_of
 from shopfloor.faults.shim import Control
 from wire.database import DiskError
 from wire.messages import Receipt
@@ -58,13 +58,13 @@ def folded(at):
     return Receipt(incarnation=at.incarnation, sequence=at.sequence, status="folded", version=1)
 
 made = [outbox.add(0, 1, build) for _ in range(4)]
-history.append([Row(at, (1.0,)) for at in range(10)])
+history.append(rows_of([(1.0,)] * 10))
 incarnation, session = outbox.incarnation, outbox.next_session()
 for turn in (1, 2, 3):
     control.fail(error)
     for _ in range(3):
         assert refused(lambda: outbox.add(0, 1, build))
-        assert refused(lambda: history.append([Row(1000, (1.0,))]))
+        assert refused(lambda: history.append(rows_of([(1.0,)], [1000])))
         assert outbox.settle((folded(made[0]),), 1) == Settlement([], [])
         assert not outbox.bury(made[0], b"tombstone")
         assert outbox.renew("no") == incarnation == outbox.incarnation
@@ -81,7 +81,7 @@ for turn in (1, 2, 3):
     assert outbox.problem == ""
     made.append(outbox.add(0, 1, build))
     assert outbox.settle((folded(made[0]),), 1).settled == [made.pop(0)]
-    assert history.append([Row(100 + turn, (1.0,))]) == 1
+    assert history.append(rows_of([(1.0,)], [100 + turn])) == 1
     assert history.problem == ""
 outbox.close()
 found = Outbox(directory / "outbox.db", 1 << 30)

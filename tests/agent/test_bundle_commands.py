@@ -22,7 +22,7 @@ from agent.bundle.quality import judge, trivial_output
 from agent.bundle.tables import TableError, read_table
 from agent.bundle.trial import learn_alone, learn_together, plan_of
 from agent.learning.train import nothing
-from agent.model import check_live, local_of, prepare, shared_of, with_local
+from agent.model import local_of, prepare, shared_of, with_local
 from wire.bundle import GOLDEN, Bundle, read_bundle, read_draft, write_bundle, write_draft
 from wire.codec import open_envelope, parse_body
 from wire.errors import BundleError, SettingsError
@@ -482,21 +482,6 @@ def test_a_model_file_that_can_not_be_read_is_named(
     (tmp_path / "job.toml").write_text(model_text())
     assert run("build", tmp_path / "job.toml", "--out", tmp_path / "x.jm") == 2
     assert f"{tmp_path / 'm.onnx'}: model: " in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("job", "reason"),
-    [("windowed", "windows of rows"), ("waveforms", "'shock' is an array")],
-)
-def test_the_live_agent_does_not_serve_windows_or_arrays_yet(
-    tmp_path: Path, job: str, reason: str
-) -> None:
-    manifest = bundle_of(tmp_path, JOBS[job]).manifest
-    with pytest.raises(BundleError, match=f"not served here yet: .*{reason}"):
-        check_live(manifest)
-    numbers = bundle_of(tmp_path, BINARY).manifest
-    for changes in ({}, {"standardise": "local"}, {"loss": "mse"}, {"loss": "reconstruction"}):
-        check_live(msgspec.structs.replace(numbers, **changes))
 
 
 # Tensors that each site keeps

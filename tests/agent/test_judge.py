@@ -11,6 +11,7 @@ from agent.adoption import Adoption
 from agent.judge import evaluation_of, judge
 from agent.learning.losses import Loss, example_losses
 from agent.models import Models
+from agent.signals.rows import no_rows, rows_of
 from tests.agent.federation import CHANNELS, Federation, feed
 from wire.evaluation import OVERFLOW, evaluate, roc_auc
 from wire.figures import figure
@@ -49,7 +50,7 @@ def adopted(federation: Federation, *, with_candidate: bool) -> Adopted:
 
 def test_every_model_of_the_head_is_judged_on_the_same_rows(federation: Federation) -> None:
     current = adopted(federation, with_candidate=True)
-    report = judge(current, ROWS)
+    report = judge(current, rows_of(ROWS))
     assert report is not None
     assert report.head == 6
     candidate = current.head.candidate
@@ -67,12 +68,12 @@ def test_every_model_of_the_head_is_judged_on_the_same_rows(federation: Federati
 
 def test_the_counts_are_those_of_the_scores(federation: Federation) -> None:
     current = adopted(federation, with_candidate=False)
-    report = judge(current, ROWS)
+    report = judge(current, rows_of(ROWS))
     assert report is not None
     labels = ROWS[:, 5] > 0.5
     threshold = current.model.manifest.threshold
     for each, params in zip(report.evaluations, (current.train, current.serve), strict=True):
-        scores = current.score(params, ROWS)
+        scores = current.score(params, rows_of(ROWS))
         assert each == evaluate(each.digest, labels, scores, threshold)
         exact = np.mean(np.sign(scores[labels][:, None] - scores[~labels][None, :]) / 2 + 0.5)
         area = roc_auc(np.array(each.positives), np.array(each.negatives))
@@ -86,13 +87,13 @@ def test_one_version_that_is_trained_and_served_is_judged_once(federation: Feder
     adoption = Adoption(Models(":memory:"), federation.trust, CHANNELS)
     feed(adoption, federation.publish(1))
     assert adoption.current is not None
-    report = judge(adoption.current, ROWS)
+    report = judge(adoption.current, rows_of(ROWS))
     assert report is not None
     assert len(report.evaluations) == 1
 
 
 def test_a_site_without_held_out_rows_says_nothing(federation: Federation) -> None:
-    assert judge(adopted(federation, with_candidate=False), np.empty((0, len(CHANNELS)))) is None
+    assert judge(adopted(federation, with_candidate=False), no_rows(len(CHANNELS))) is None
 
 
 # Every kind of task
@@ -119,7 +120,7 @@ def judged(federation: Federation, job: str) -> tuple[Adopted, NDArray[np.float6
     rows = ROWS.copy()
     rows[:, 5] = LABELS[job]
     rows[::7, 5] = np.nan
-    report = judge(current, rows)
+    report = judge(current, rows_of(rows))
     assert report is not None
     for each in report.evaluations:
         check_evaluation(each, current.model.manifest)
@@ -129,7 +130,7 @@ def judged(federation: Federation, job: str) -> tuple[Adopted, NDArray[np.float6
 @pytest.mark.parametrize("job", JOBS)
 def test_the_loss_is_that_of_training(federation: Federation, job: str) -> None:
     current, rows, evaluation = judged(federation, job)
-    examples = current.examples(rows)
+    examples = current.examples(rows_of(rows))
     outputs = current.outputs(current.serve, examples.inputs)
     answers = examples.inputs if job == "itself" else examples.labels
     losses = example_losses(Loss(current.model.manifest.loss), outputs, answers)
@@ -141,7 +142,7 @@ def test_the_loss_is_that_of_training(federation: Federation, job: str) -> None:
 
 def test_classes_are_counted_by_the_largest_logit(federation: Federation) -> None:
     current, rows, evaluation = judged(federation, "classes")
-    examples = current.examples(rows)
+    examples = current.examples(rows_of(rows))
     said = current.outputs(current.serve, examples.inputs).argmax(axis=1)
     expected = np.zeros((3, 3), np.int64)
     np.add.at(expected, (examples.labels, said), 1)
@@ -153,7 +154,7 @@ def test_numbers_are_judged_in_the_labels_unit(federation: Federation, job: str)
     current, rows, evaluation = judged(federation, job)
     kept = rows[~np.isnan(rows[:, 5])]
     labels = np.clip(kept[:, 5], 0.0, 40.0)
-    error = current.score(current.serve, kept) - labels
+    error = current.score(current.serve, rows_of(kept)) - labels
     tally = tally_of(evaluation)
     assert figure("rmse", tally) == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-5)
     assert figure("mae", tally) == pytest.approx(np.abs(error).mean(), rel=1e-5)
@@ -163,13 +164,13 @@ def test_numbers_are_judged_in_the_labels_unit(federation: Federation, job: str)
 def test_a_model_that_waits_for_statistics_is_not_judged_yet(federation: Federation) -> None:
     waiting = adopted(federation.learning(standardise="federated"), with_candidate=False)
     assert waiting.unready
-    assert judge(waiting, ROWS) is None
+    assert judge(waiting, rows_of(ROWS)) is None
 
 
 def test_rows_without_a_label_say_nothing(federation: Federation) -> None:
     rows = ROWS.copy()
     rows[:, 5] = np.nan
-    assert judge(adopted(federation, with_candidate=False), rows) is None
+    assert judge(adopted(federation, with_candidate=False), rows_of(rows)) is None
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])

@@ -35,7 +35,7 @@ from agent.learning.worker import TrainingProcess
 from agent.making import Trained, make_update
 from agent.models import Models
 from agent.outbox import Outbox, UpdateId
-from agent.signals.rows import Row
+from agent.signals.rows import Rows, joined, rows_of
 from agent.status import Status
 from agent.turn import Turn
 from agent.unfinished import Unfinished
@@ -197,15 +197,14 @@ class Site:
         pytest.fail(f"never so: {self.status}")
 
 
-def failing_rows(number: int, start: int = 0) -> list[Row]:
+def failing_rows(number: int, start: int = 0) -> Rows:
     """Products whose failure depends on torque."""
     rng = np.random.default_rng(start)
-    rows = []
+    values = []
     for at in range(start, start + number):
         torque = float(rng.normal(40, 10))
-        values = (300.0, 310.0, 1500.0, torque, 100.0, float(torque > 50), float(at))
-        rows.append(Row(at, values))
-    return rows
+        values.append((300.0, 310.0, 1500.0, torque, 100.0, float(torque > 50), float(at)))
+    return rows_of(values, range(start, start + number))
 
 
 def learning(
@@ -381,7 +380,7 @@ def test_a_training_cut_short_by_a_stop_or_a_kill_ends_as_one_that_was_not(
 
     async def scenario(site: Site) -> None:
         # New rows, late rows between the old ones, and a full ring that forgot the oldest.
-        site.history.append(failing_rows(300, start=5000) + failing_rows(100, start=900))
+        site.history.append(joined([failing_rows(300, start=5000), failing_rows(100, start=900)]))
         await ends(site)
 
     learning(federation, identity, tmp_path, scenario)

@@ -11,6 +11,7 @@ from agent.adoption import Adoption
 from agent.local_tensors import LocalTensors
 from agent.model import local_of, shared_of
 from agent.models import Models
+from agent.signals.rows import rows_of
 from tests.agent.federation import CHANNELS, Federation, feed, milled
 from wire.chunks import sha256
 from wire.errors import MalformedError
@@ -94,7 +95,7 @@ def test_what_a_training_made_is_used_with_every_version_and_after_a_restart(
     assert same(in_use(again).train, mixed(job, job.moved(1.0), job.moved(0.5)))
     rows = milled(20)
     assert np.array_equal(
-        in_use(again).score(in_use(again).train, rows),
+        in_use(again).score(in_use(again).train, rows_of(rows)),
         in_use(again).model.score(mixed(job, job.moved(1.0), job.moved(0.5)), rows[:, :5]),
     )
 

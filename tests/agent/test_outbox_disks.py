@@ -18,7 +18,7 @@ import agent.storage
 from agent.history import History
 from agent.outbox import Outbox, Settlement, UpdateId
 from agent.reserve import RESERVE_BYTES
-from agent.signals.rows import Row
+from agent.signals.rows import rows_of
 from tests.agent.federation import agent_toml, feed, found_federation, read_back
 from tests.agent.test_learner import Site, failing_rows, learning
 from wire.database import DiskError, lock_directory
@@ -255,17 +255,17 @@ def test_a_directory_that_was_never_written_is_refused_and_one_that_was_is_locke
 
 def rows_on_a_full_disk(disk: Path) -> None:
     history = History(disk / "history.db", ["torque", "failure"], 1 << 20, 0.0)
-    kept = history.append(Row(at, (float(at), 1.0)) for at in range(100))
+    kept = history.append(rows_of([(float(at), 1.0) for at in range(100)]))
     ballast = fill(disk)
     at = kept
     with contextlib.suppress(DiskError):
         while True:
-            kept += history.append([Row(at, (float(at), 1.0))])
+            kept += history.append(rows_of([(float(at), 1.0)], [at]))
             at += 1
     assert "full" in history.problem
     assert history.count == kept == history.training_rows() == len(history.read(held_out=False))
     ballast.unlink()
-    assert history.append([Row(at, (float(at), 1.0))]) == 1
+    assert history.append(rows_of([(float(at), 1.0)], [at])) == 1
     assert history.problem == ""
     assert history.count == history.training_rows() == kept + 1
 

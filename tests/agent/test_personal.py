@@ -19,7 +19,7 @@ from agent.learning.train import train
 from agent.learning.worker import TrainingProcess
 from agent.models import Models
 from agent.personal import Personal
-from agent.signals.rows import Row
+from agent.signals.rows import Rows, rows_of
 from agent.spare_time import SpareTime, Superseded
 from tests.agent.federation import AGENT, CHANNELS, POLICY, Federation, feed, milled
 from wire.chunks import sha256
@@ -33,11 +33,11 @@ TABLE = PersonalTable(
 LONG = TrainingPlan(epochs=60, batch_size=10, optimizer="sgd", learning_rate=0.01)
 
 
-def failing_rows(number: int, start: int = 0) -> list[Row]:
+def failing_rows(number: int, start: int = 0) -> Rows:
     """Products that fail when the torque is high, which the initial weights know nothing about."""
     values = milled(number)
     values[:, 5] = values[:, 3] > 45
-    return [Row(start + at, tuple(row)) for at, row in enumerate(values)]
+    return rows_of(values, range(start, start + number))
 
 
 @dataclass
@@ -130,7 +130,7 @@ def copied(directory: Path, to: Path, *, without: str = "") -> Path:
 def test_global_serves_until_there_are_rows_and_a_better_model(
     federation: Federation, tmp_path: Path
 ) -> None:
-    rows = milled(20)
+    rows = rows_of(milled(20))
 
     async def scenario(site: Site) -> None:
         await site.until(lambda: site.personal.state == "waiting for a model")
@@ -144,7 +144,7 @@ def test_global_serves_until_there_are_rows_and_a_better_model(
         await site.until_chosen()
         assert site.kind != GLOBAL
         after = site.personal.score(site.adopted, rows)
-        is_high = rows[:, 3] > 45
+        is_high = rows.values[:, 3] > 45
         assert after[is_high].min() > after[~is_high].mean()
         await site.until(lambda: "of global" in site.personal.state)
 
@@ -182,12 +182,12 @@ def test_the_report_says_what_is_served_and_judges_it_by_the_newest_held_out_row
         assert choice.reason.startswith(str(served.kind))
         evaluation = choice.evaluation
         assert evaluation.digest == sha256(write_params(served.params))
-        newest = held_out[-(len(held_out) // 4) :]
-        assert sum(evaluation.positives) == np.sum(newest[:, 5] > 0.5)
-        assert sum(evaluation.negatives) == np.sum(newest[:, 5] < 0.5)
+        newest = held_out.newest(len(held_out) // 4)
+        assert sum(evaluation.positives) == np.sum(newest.values[:, 5] > 0.5)
+        assert sum(evaluation.negatives) == np.sum(newest.values[:, 5] < 0.5)
         alarms = site.personal.score(site.adopted, newest) >= 0.5
         assert sum(evaluation.alarms) == np.sum(alarms)
-        assert site.personal.choice(site.adopted, held_out[:0]) is None
+        assert site.personal.choice(site.adopted, held_out.newest(0)) is None
 
     serving(federation, tmp_path, scenario)
 
@@ -358,7 +358,9 @@ def test_a_training_that_gives_way_ends_as_one_that_was_never_interrupted(
 
     async def scenario(site: Site) -> None:
         feed(site.adoption, federation.publish(1))
-        examples = site.adopted.examples(milled(300, (np.arange(300) % 2).astype(np.float64)))
+        examples = site.adopted.examples(
+            rows_of(milled(300, (np.arange(300) % 2).astype(np.float64)))
+        )
         asked = 0
 
         def is_busy() -> bool:
@@ -385,7 +387,7 @@ def test_what_another_bundle_overtook_is_not_used_and_a_failure_costs_one_candid
         feed(site.adoption, federation.publish(1))
         old = site.adopted
         spare = SpareTime(site.personal.process, old, site.adoption, lambda: False)
-        x = old.examples(milled(10)).inputs
+        x = old.examples(rows_of(milled(10))).inputs
         assert len(await spare.infer(old.serve, x)) == 10
         wrong = np.zeros((10, 3), np.float32)
         with pytest.raises(CandidateFailed, match="3"):

@@ -16,7 +16,7 @@ from agent.models import Models
 from agent.own_model import Basis, Chosen, OwnModelFile, Serving
 from agent.personal import Personal
 from agent.reporting import AGAIN_S, Reporting
-from agent.signals.rows import Row
+from agent.signals.rows import rows_of
 from tests.agent.federation import AGENT, CHANNELS, POLICY, Federation, feed, milled
 from wire.bundle import Level
 from wire.chunks import sha256
@@ -42,7 +42,7 @@ class Site:
 
     def has_rows(self, number: int, start: int = 0) -> None:
         values = milled(number, (np.arange(number) % 3 == 0).astype(np.float64))
-        self.history.append([Row(start + at, tuple(row)) for at, row in enumerate(values)])
+        self.history.append(rows_of(values, range(start, start + number)))
 
     def says(self, now_s: float) -> Report:
         report = self.reporting.next_report(now_s)
@@ -175,7 +175,7 @@ def test_statistics_are_told_once_there_are_rows_enough_and_only_while_they_are_
     assert report.statistics is not None
     assert report.statistics.count == site.history.training_rows()
     assert report.evaluations == ()  # nothing can be judged before the statistics are known
-    rows = site.history.read(held_out=False)[:, :5]
+    rows = site.history.read(held_out=False).values[:, :5]
     assert np.allclose(report.statistics.sums, rows.sum(axis=0), rtol=1e-6)
     assert site.is_silent(1.0)
     site.reporting.begin()

@@ -11,6 +11,7 @@ from agent.adopted import Adopted
 from agent.adoption import Adoption
 from agent.models import Models
 from agent.signals.features import Moments
+from agent.signals.rows import rows_of
 from agent.statistics import statistics_of
 from coordinator.site_statistics import combine
 from tests.agent.federation import CHANNELS, Federation, feed, milled
@@ -52,20 +53,20 @@ def test_a_site_standardises_by_its_own_rows_as_soon_as_it_has_some(
     assert before.unready == "waiting for rows of this site to standardise by"
     for ask in (before.examples, lambda rows: before.score(before.serve, rows)):
         with pytest.raises(BundleError, match="waiting for rows"):
-            ask(ROWS)
+            ask(rows_of(ROWS))
     adoption.changed.clear()
-    adoption.set_moments(before.moments(ROWS[:0]))
+    adoption.set_moments(before.moments(rows_of(ROWS[:0])))
     assert in_use(adoption).unready
-    adoption.set_moments(before.moments(ROWS))
+    adoption.set_moments(before.moments(rows_of(ROWS)))
     assert adoption.changed.is_set()
     now = in_use(adoption)
     assert now.unready == ""
-    inputs = now.examples(ROWS).inputs
+    inputs = now.examples(rows_of(ROWS)).inputs
     assert close(inputs, (ROWS[:, :5] - STANDARD.mean) / STANDARD.deviation)
     assert close(inputs.mean(axis=0), 0.0)
     assert close(inputs.std(axis=0), 1.0)
     outputs = now.outputs(now.serve, inputs)[:, 0].astype(np.float64)
-    assert close(now.score(now.serve, ROWS), 1 / (1 + np.exp(-outputs)))
+    assert close(now.score(now.serve, rows_of(ROWS)), 1 / (1 + np.exp(-outputs)))
 
 
 def test_a_site_goes_on_with_its_own_standard_under_the_next_head_but_not_the_next_bundle(
@@ -74,7 +75,7 @@ def test_a_site_goes_on_with_its_own_standard_under_the_next_head_but_not_the_ne
     job = learning(federation, "local")
     adoption = adoption_at(None, job)
     feed(adoption, job.publish(1))
-    adoption.set_moments(in_use(adoption).moments(ROWS))
+    adoption.set_moments(in_use(adoption).moments(rows_of(ROWS)))
     feed(adoption, job.publish(2, version=1, train=job.moved(0.1)))
     assert in_use(adoption).head.sequence == 2
     assert in_use(adoption).unready == ""
@@ -90,7 +91,7 @@ def test_own_moments_mean_nothing_for_a_bundle_that_does_not_ask_for_them(
     adoption = adoption_at(None, federation)
     feed(adoption, federation.publish(1))
     current = in_use(adoption)
-    adoption.set_moments(current.moments(ROWS))
+    adoption.set_moments(current.moments(rows_of(ROWS)))
     assert adoption.current is current
 
 
@@ -110,7 +111,7 @@ def test_a_site_waits_for_the_statistics_of_all_and_then_standardises_by_them(
     feed(adoption, job.publish(1))
     assert in_use(adoption).unready == "waiting for the statistics of all sites"
     with pytest.raises(BundleError, match="statistics of all sites"):
-        in_use(adoption).examples(ROWS)
+        in_use(adoption).examples(rows_of(ROWS))
     second = job.publish(2, statistics=write_standard(STANDARD))
     adoption.on_head(second.envelope)
     # Nothing else is new, and statistics are what everything else waits for.
@@ -123,7 +124,7 @@ def test_a_site_waits_for_the_statistics_of_all_and_then_standardises_by_them(
         current = in_use(each)
         assert current.unready == ""
         expected = (ROWS[:, :5] - STANDARD.mean) / STANDARD.deviation
-        assert np.allclose(current.examples(ROWS).inputs, expected, rtol=0, atol=1e-4)
+        assert np.allclose(current.examples(rows_of(ROWS)).inputs, expected, rtol=0, atol=1e-4)
 
 
 def test_statistics_are_fetched_right_after_the_bundle(federation: Federation) -> None:
@@ -157,7 +158,7 @@ def test_what_sites_tell_gives_the_standard_of_all_their_rows(federation: Federa
     adoption = adoption_at(None, job)
     feed(adoption, job.publish(1))
     current = in_use(adoption)
-    told = [statistics_of(current, part) for part in (ROWS[:50], ROWS[50:51], ROWS[51:])]
+    told = [statistics_of(current, rows_of(part)) for part in (ROWS[:50], ROWS[50:51], ROWS[51:])]
     reports = {f"gateway-{index}": each for index, each in enumerate(told) if each is not None}
     assert len(reports) == 3
     together = combine(reports, sha256(job.bundle), 5)
@@ -172,7 +173,7 @@ def test_nothing_is_told_for_a_bundle_that_does_not_ask_or_without_rows(
         job = learning(federation, standardise)
         adoption = adoption_at(None, job)
         feed(adoption, job.publish(1))
-        assert statistics_of(in_use(adoption), rows) is None
+        assert statistics_of(in_use(adoption), rows_of(rows)) is None
 
 
 def test_a_sum_that_no_message_holds_is_not_told_and_its_feature_named(
@@ -184,5 +185,5 @@ def test_a_sum_that_no_message_holds_is_not_told_and_its_feature_named(
     rows = ROWS.copy()
     rows[3, 2] = 1e13
     with caplog.at_level(logging.WARNING):
-        assert statistics_of(in_use(adoption), rows) is None
+        assert statistics_of(in_use(adoption), rows_of(rows)) is None
     assert "level(rotational_speed) is too large" in caplog.text

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from agent.history import History
-from agent.signals.rows import Row
+from agent.signals.rows import Rows, rows_of
 from tests.power.replay import Promises
 from tests.power.sabotage import sabotage
 
@@ -27,9 +27,10 @@ def open_history(directory: Path) -> History:
     return History(directory / FILE, CHANNELS, CAPACITY_ROWS, 0.25)
 
 
-def row_at(second: int) -> Row:
-    """The row of a moment; every value follows from it."""
-    return Row(second * 1_000_000, (float(second), second / 7, float(-second)))
+def rows_at(seconds: range) -> Rows:
+    """The rows of some moments; every value follows from its moment."""
+    values = [(float(second), second / 7, float(-second)) for second in seconds]
+    return rows_of(values, [second * 1_000_000 for second in seconds])
 
 
 def account_of(history: History) -> list[object]:
@@ -37,7 +38,7 @@ def account_of(history: History) -> list[object]:
     held_out, training = history.read(held_out=True), history.read(held_out=False)
     return [
         history.count,
-        *(hashlib.sha256(rows.tobytes()).hexdigest() for rows in (held_out, training)),
+        *(hashlib.sha256(rows.values.tobytes()).hexdigest() for rows in (held_out, training)),
     ]
 
 
@@ -49,7 +50,7 @@ def main() -> None:
     promises.make(account=account_of(history), is_safe=False)
     start = {"first": 0, "second": 40, "third": 90}[run]
     for batch in range(start, start + 50, 5):
-        history.append([row_at(at) for at in range(max(0, batch - 2), batch + 5)])
+        history.append(rows_at(range(max(0, batch - 2), batch + 5)))
         promises.make(account=account_of(history), is_safe=False)
     if run == "second":
         account = account_of(history)

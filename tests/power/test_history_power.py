@@ -44,7 +44,7 @@ def checking(recording: Recording) -> Check:
 
 def assert_rows_are_whole(history: History) -> None:
     for held_out in (True, False):
-        rows = history.read(held_out=held_out)
+        rows = history.read(held_out=held_out).values
         seconds = rows[:, 0]
         assert np.array_equal(rows, np.stack([seconds, seconds / 7, -seconds], axis=1))
         assert (np.diff(seconds) > 0).all()
@@ -75,6 +75,6 @@ def test_the_ring_forgets_its_oldest_rows_in_the_workload(
     history = open_history(recording.directory)
     try:
         assert history.count == 60
-        assert history.read(held_out=held_out)[:, 0].min() >= 80
+        assert history.read(held_out=held_out).values[:, 0].min() >= 80
     finally:
         history.close()
