@@ -19,7 +19,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 
 .PHONY: help venv check test demo chaos fuzz acceptance bench-poc bench-training bench-cmapss \
 	bench-deeppcb bench-delivery bench-fanout bench-async bench-aggregate bench-robust \
-	bench-personal bench-bytes bench-contribution lock clean
+	bench-personal bench-bytes bench-contribution bench-ingest bench-serial bench-scores lock clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,9 @@ acceptance: $(STAMP)  ## reduced benchmarks: correctness asserted, ratios printe
 	@$(VENV)/bin/python -m benchmarks.personal --reduced
 	@$(VENV)/bin/python -m benchmarks.update_bytes --reduced
 	@$(VENV)/bin/python -m benchmarks.contribution --reduced
+	@$(VENV)/bin/python -m benchmarks.ingest --reduced
+	@$(VENV)/bin/python -m benchmarks.serial_lines --reduced
+	@$(VENV)/bin/python -m benchmarks.scores --reduced
 
 bench-poc: $(STAMP)  ## the proof of concept on real data, ten seeds, beside Flower
 	@$(VENV)/bin/python -m benchmarks.poc $(ARGS)
@@ -119,6 +122,15 @@ bench-bytes: $(STAMP)  ## accuracy by bytes: float32, int16, int8, int4, largest
 
 bench-contribution: $(STAMP)  ## noisy sites told from clean ones without looking at an update
 	@$(VENV)/bin/python -m benchmarks.contribution $(ARGS)
+
+bench-ingest: $(STAMP)  ## OPC UA values a second and their cost, beside the plain asyncua client
+	@$(VENV)/bin/python -m benchmarks.ingest $(ARGS)
+
+bench-serial: $(STAMP)  ## a million lines and frames, 1 % damaged: none false, none lost
+	@$(VENV)/bin/python -m benchmarks.serial_lines $(ARGS)
+
+bench-scores: $(STAMP)  ## from a machine's new sample to the score that a PLC reads
+	@$(VENV)/bin/python -m benchmarks.scores $(ARGS)
 
 lock: $(STAMP)  ## resolve pyproject.toml again (UPGRADE=1: newest versions of everything)
 	@$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -1,8 +1,8 @@
 """The agent's composition root: the only place that wires, and where every task is born.
 
-    acquire ─ samples ─► rows ─► history (durable) ─► learn ─► outbox (durable) ─► connection ═ MQTT
-                           └──► score with the served version ─► status                │
-                                         ▲ adoption ◄── head, bundle, model ◄──────────┘
+    sources ─ acquisition ─► rows ─► history (durable) ─► learn ─► outbox (durable) ─► connection
+                  │           └──► score what is served ─► outputs for PLCs and people    ║ MQTT
+                  └► samples (durable)        ▲ adoption ◄── head, bundle, model ◄────────╝
 
 All tasks belong to one TaskGroup: when one fails, all stop, the process exits non-zero and systemd
 starts it again; what matters is in the durable files.
@@ -17,13 +17,13 @@ import signal
 import time
 from pathlib import Path
 
-import numpy as np
-
+from agent.acquisition import Acquisition
 from agent.adoption import Adoption
 from agent.config import AgentSettings, Identity, read_agent_settings, read_identity, resolve
 from agent.connection import Connection
 from agent.delivery import Schedule
 from agent.history import History
+from agent.labels import Labels, serve_labels
 from agent.learner import Learner, Operator
 from agent.learning.worker import TrainingProcess
 from agent.local_tensors import LocalTensors
@@ -32,37 +32,52 @@ from agent.notify import notify, watchdog_interval_s
 from agent.outbox import Outbox
 from agent.personal import Personal
 from agent.reporting import Reporting
-from agent.sensors.opcua import SourceLostError, opcua_samples
-from agent.signals.rows import Row, RowCutter
-from agent.signals.sample import Sample
-from agent.status import Status, write_status
+from agent.samples import SampleStore
+from agent.scoring import Scoring
+from agent.sensors.source import SourceContext
+from agent.serve import Outputs
+from agent.signals.cutting import RowCutter
+from agent.signals.quality import Quality
+from agent.signals.rows import Rows, joined
+from agent.status import Status, write_channels, write_status
+from agent.status_words import clocks_in_words, health, in_one_line
 from agent.tombstones import bury_doomed
 from agent.turn import Turn
 from agent.unfinished import Unfinished
 from wire.codec import Counter
 from wire.database import DiskError, lock_directory
-from wire.reconnecting import backoff
 from wire.settings import settings_error
 
 logger = logging.getLogger(__name__)
 
-_ROWS_QUEUE = 10_000
+_GATHER_S = 0.02
+"""A row is scored within this much of its cut; rows that come together are scored together."""
+_KEEP_S = 0.5
+"""Rows of so much time are written in one transaction: each costs a card some pages."""
 _STATUS_S = 0.5
 _HOUSE_S = 5.0
+_CHANNELS_S = 10.0
 
 
 class Agent:
     """One gateway's agent: owns the files of a locked state directory, and its tasks."""
 
-    def __init__(self, settings: AgentSettings, identity: Identity, state: Path) -> None:
+    def __init__(
+        self, settings: AgentSettings, identity: Identity, state: Path, config: Path
+    ) -> None:
         self._settings, self._identity, self._state = settings, identity, state
-        channels = [channel.name for channel in settings.source.opcua.channel]
-        self._channels = channels
+        names = [channel.name for channel in settings.channels]
+        cutting = settings.cutting
+        self._labels = Labels(state / "labels.db", settings.labels, names, config.parent)
         self._history = History(
             state / "history.db",
-            channels,
+            names,
             settings.history.capacity_rows,
             settings.history.holdout_share,
+            shapes=cutting.shapes,
+            capacity_bytes=settings.history.capacity_bytes,
+            holdout_stretch_s=settings.history.holdout_stretch_s,
+            relabel=self._labels.relabel,
         )
         self._outbox = Outbox(state / "outbox.db", settings.outbox.quota_bytes)
         self._models = Models(state / "models.db")
@@ -70,9 +85,10 @@ class Agent:
         self._adoption = Adoption(
             self._models,
             identity.trust,
-            channels,
+            names,
             settings.training.backend,
             self._local_tensors,
+            cutting.shapes,
         )
         self._turn = Turn(state, self._history.training_rows(), self._adoption.changed)
         self._operator = Operator()
@@ -90,7 +106,6 @@ class Agent:
             state,
             lambda: self._turn.is_training or self._operator.paused,
         )
-        self._rows: asyncio.Queue[list[Row]] = asyncio.Queue(_ROWS_QUEUE)
         self._made = asyncio.Event()
         self._status_is_stale = False
         self._status = Status(
@@ -99,6 +114,28 @@ class Agent:
             federation=identity.trust.federation,
             pid=os.getpid(),
         )
+        context = SourceContext(config.parent, state, identity.agent)
+        self._outputs = Outputs(
+            settings.scores, context, identity.credential.site, settings.opcua_sources
+        )
+        self._scoring = Scoring(
+            self._adoption,
+            self._personal,
+            [channel.unit for channel in settings.channels],
+            self._status,
+            self._outputs.take,
+        )
+        self._cutter = RowCutter(cutting)
+        self._acquisition = Acquisition(
+            settings.sources,
+            context,
+            self._cutter,
+            SampleStore(state / "samples", names, settings.store),
+            Quality(names, _clocks(settings)),
+            self._status,
+        )
+        self._unkept: list[Rows] = []
+        self._channels_s = 0.0
         self._connection = Connection(
             settings.broker,
             identity,
@@ -137,72 +174,53 @@ class Agent:
         )
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._acquire(), name="acquire")
+                tasks.create_task(self._acquisition.run(), name="acquisition")
+                tasks.create_task(self._score_rows(), name="score rows")
                 tasks.create_task(self._keep_rows(), name="keep rows")
                 tasks.create_task(learner.run(), name="learn")
                 tasks.create_task(self._personal.run(), name="personalise")
                 tasks.create_task(self._connection.run(), name="connection")
+                tasks.create_task(self._outputs.run(), name="scores out")
+                tasks.create_task(self._serve_labels(), name="labels")
                 tasks.create_task(self._report(), name="report")
                 tasks.create_task(self._keep_house(counter), name="keep house")
         finally:
             await self._process.close()
-            self._keep([])
+            self._take(self._acquisition.rows_now())
+            self._keep()
             self._write_status()
 
-    async def _acquire(self) -> None:
-        """Read the source for ever; a lost source is opened again."""
-        source = self._settings.source.opcua
-        trigger = self._channels.index(self._settings.rows.trigger)
-        cutter = RowCutter(len(self._channels), trigger, self._settings.rows.grace_s)
-        waits = backoff(0.5, 30.0, random.Random())  # noqa: S311
-        while True:
-            try:
-                async with contextlib.aclosing(opcua_samples(source)) as batches:
-                    async for samples in batches:
-                        self._status.source = "subscribed"
-                        waits = backoff(0.5, 30.0, random.Random())  # noqa: S311
-                        self._count(samples)
-                        rows = cutter.push(samples, time.monotonic())
-                        if rows:
-                            await self._rows.put(rows)
-            except SourceLostError as error:
-                self._status.source = f"lost: {error}"
-                logger.warning("source lost, will try again: %s", error)
-            await asyncio.sleep(next(waits))
+    async def _serve_labels(self) -> None:
+        credential = self._identity.credential
+        title = f"{credential.agent}, {credential.site}"
+        await serve_labels(self._labels, self._settings.labels, title)
 
-    def _count(self, samples: list[Sample]) -> None:
-        self._status.samples += len(samples)
-        self._status.uncertain += sum(sample.is_uncertain for sample in samples)
-        self._status.bad += sum(not (sample.is_good or sample.is_uncertain) for sample in samples)
+    async def _score_rows(self) -> None:
+        """Score what arrives with what is served."""
+        while True:
+            self._take(await self._acquisition.rows())
+            await asyncio.sleep(_GATHER_S)
+
+    def _take(self, rows: Rows) -> None:
+        self._scoring.take(rows)
+        self._labels.note_events(rows)
+        self._unkept.append(rows)
 
     async def _keep_rows(self) -> None:
-        """Score what arrives with the served version, then make it durable."""
+        """Make rows durable, those of some moments in one transaction."""
         while True:
-            self._keep(await self._rows.get())
-            await asyncio.sleep(0.1)  # gathers a few rows into one transaction
+            await asyncio.sleep(_KEEP_S)
+            self._keep()
 
-    def _keep(self, rows: list[Row]) -> None:
-        """Score and keep these rows and all that wait."""
-        while not self._rows.empty():
-            rows = rows + self._rows.get_nowait()
-        complete = [row for row in rows if row.is_complete]
-        self._status.incomplete_rows += len(rows) - len(complete)
-        if not complete:
+    def _keep(self) -> None:
+        rows = joined(self._unkept) if self._unkept else self._cutter.no_rows()
+        self._unkept.clear()
+        if not len(rows):
             return
-        self._score(complete)
         try:
-            self._turn.taken += self._history.append(complete)
+            self._turn.taken += self._history.append(rows)
         except DiskError:  # logged by the history; the live signal is scored all the same
-            self._status.rows_not_kept += len(complete)
-
-    def _score(self, rows: list[Row]) -> None:
-        adopted = self._adoption.current
-        if adopted is None or adopted.unready:
-            return
-        scores = self._personal.score(adopted, np.array([row.values for row in rows]))
-        self._status.scored += len(rows)
-        self._status.score = float(scores[-1])
-        self._status.alarms += int(adopted.model.alarms(scores).sum())
+            self._status.rows_not_kept += len(rows)
 
     async def _keep_house(self, counter: Counter) -> None:
         """Notice a disk that works again, and bury what is damaged or could not be buried."""
@@ -221,10 +239,24 @@ class Agent:
             self._write_status()
             notify("WATCHDOG=1")
             await asyncio.sleep(_STATUS_S)
+            if time.monotonic() - self._channels_s >= _CHANNELS_S:
+                self._channels_s = time.monotonic()
+                self._look_at_channels()
+
+    def _look_at_channels(self) -> None:
+        """Write the statistics of every channel, and say which clocks are off."""
+        found = self._acquisition.quality.summary(time.time_ns() // 1000)
+        self._status.clocks = clocks_in_words(found)
+        with contextlib.suppress(OSError):  # told with the status
+            write_channels(self._state, found)
 
     def _write_status(self) -> None:
         status, adopted = self._status, self._adoption.current
+        status.source = in_one_line(report.state for report in self._acquisition.reports)
+        status.sources = self._acquisition.reports
+        status.late, status.incomplete_rows = self._cutter.late, self._cutter.incomplete
         status.rows = self._history.count
+        status.store = self._acquisition.store.counters()
         status.outcomes = self._outbox.counts()
         status.produced = sum(status.outcomes.values())
         status.storage = self._storage()
@@ -234,6 +266,7 @@ class Agent:
             status.serve_version = adopted.head.serve.version
             status.serving = str(self._personal.serving(adopted).kind)
         status.personal = self._personal.state
+        self._outputs.health(health(status))
         try:
             write_status(self._state, status)
         except OSError as error:
@@ -245,12 +278,19 @@ class Agent:
 
     def _storage(self) -> str:
         """What is wrong with the disk and its files, for people; `ok` when nothing is."""
-        files = (self._outbox, self._history, self._models)
+        store = self._acquisition.store
+        files = (self._outbox, self._history, self._models, self._labels, store)
         problems = [file.problem for file in (*files, self._local_tensors) if file.problem]
         kept = sorted(path.name for path in self._state.glob("*.damaged-*[0-9]"))
         if kept:
             problems.append(f"damaged files were kept for examination: {', '.join(kept)}")
         return "; ".join(problems) or "ok"
+
+
+def _clocks(settings: AgentSettings) -> list[int]:
+    """Which source's clock each channel has; labels have one of their own."""
+    of = [at for at, source in enumerate(settings.sources) for _ in source.channels]
+    return of + [len(settings.sources)] * (len(settings.channels) - len(of))
 
 
 async def run(config: Path) -> None:
@@ -264,7 +304,7 @@ async def run(config: Path) -> None:
         reason = f"can not use {state}: {error.strerror}"
         raise settings_error(config, "agent.state_dir", reason) from None
     try:
-        agent = Agent(settings, identity, state)
+        agent = Agent(settings, identity, state, config)
     except DiskError as error:
         raise settings_error(config, "agent.state_dir", f"can not use {error}") from None
     running = asyncio.create_task(agent.run(), name="agent")

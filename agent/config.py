@@ -5,15 +5,25 @@
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
+from agent.labels import LabelsTable
+from agent.labels import problems as label_problems
 from agent.learning.choice import BackendName
 from agent.learning.personalise import PersonalTable
-from agent.sensors.opcua import OpcUaSettings, node_problem
+from agent.samples import StoreTable
+from agent.sensors.opcua import OpcUaSettings
+from agent.sensors.source import ChannelSettings
+from agent.serve import ScoresTable
+from agent.serve import problems as score_problems
+from agent.signals.cutting import Cutting
+from agent.sources import ConfiguredSource, SourceTable, sources_of
+from agent.sources import problems as source_problems
 from wire.chunks import CHUNK_BYTES
 from wire.codec import MAX_BYTES
 from wire.errors import SettingsError, WireError
@@ -23,6 +33,8 @@ from wire.settings import Settings, read_settings, settings_error
 from wire.signing import PrivateKey, parse_public_key, read_private_key
 from wire.topics import Topics
 from wire.trust import Trust, read_charter, read_credential
+
+_SHORTEST_PERIOD_S = 0.001
 
 
 class AgentTable(Settings, frozen=True, kw_only=True):
@@ -40,24 +52,25 @@ class TrustTable(Settings, frozen=True, kw_only=True):
     key: str
 
 
-class SourceTable(Settings, frozen=True, kw_only=True):
-    """`[source]`: where samples come from."""
-
-    opcua: OpcUaSettings
-
-
 class RowsTable(Settings, frozen=True, kw_only=True):
-    """`[rows]`: how samples become rows."""
+    """`[rows]`: how samples become rows; either by `trigger` or by `every_s`."""
 
-    trigger: str
+    trigger: str = ""
+    every_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
     grace_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 5.0
+    bad: Literal["leave_out", "hold"] = "leave_out"
+    uncertain: Literal["use", "leave_out"] = "use"
+    gaps: Literal["leave_out", "hold"] = "leave_out"
+    group: str = ""
 
 
 class HistoryTable(Settings, frozen=True, kw_only=True):
     """`[history]`: the durable ring of rows."""
 
     capacity_rows: Annotated[int, msgspec.Meta(ge=100, le=100_000_000)] = 200_000
+    capacity_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] = 256 << 20
     holdout_share: Annotated[float, msgspec.Meta(ge=0.0, le=0.5)] = 0.1
+    holdout_stretch_s: Annotated[float, msgspec.Meta(ge=0.001, le=366 * 86_400)] = 3600.0
 
 
 class TrainingTable(Settings, frozen=True, kw_only=True):
@@ -84,10 +97,51 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
     broker: BrokerSettings
     source: SourceTable
     rows: RowsTable
+    store: StoreTable = StoreTable()
     history: HistoryTable = HistoryTable()
+    labels: LabelsTable = LabelsTable()
     training: TrainingTable = TrainingTable()
     outbox: OutboxTable = OutboxTable()
     personal: PersonalTable = PersonalTable()
+    scores: ScoresTable = ScoresTable()
+
+    @property
+    def sources(self) -> list[ConfiguredSource]:
+        """The sources, in the order of their channels."""
+        return sources_of(self.source)
+
+    @property
+    def opcua_sources(self) -> list[OpcUaSettings]:
+        """Those of them that are OPC UA servers."""
+        return [each.settings for each in self.sources if isinstance(each.settings, OpcUaSettings)]
+
+    @property
+    def channels(self) -> list[ChannelSettings]:
+        """All channels of this agent: the sources', then those that are only labels."""
+        fed: list[ChannelSettings] = [
+            channel for source in self.sources for channel in source.channels
+        ]
+        names = {channel.name for channel in fed}
+        return fed + [label for label in self.labels.channel if label.name not in names]
+
+    @property
+    def cutting(self) -> Cutting:
+        """How rows are cut out of these channels."""
+        names = [channel.name for channel in self.channels]
+        fed = {channel.name for source in self.sources for channel in source.channels}
+        rows = self.rows
+        return Cutting(
+            channels=len(names),
+            trigger=names.index(rows.trigger) if rows.trigger else None,
+            period_us=round(rows.every_s * 1e6),
+            grace_s=rows.grace_s,
+            optional=frozenset(at for at, name in enumerate(names) if name not in fed),
+            hold_bad=rows.bad == "hold",
+            uncertain_is_bad=rows.uncertain == "leave_out",
+            hold_gaps=rows.gaps == "hold",
+            group=names.index(rows.group) if rows.group else None,
+            shapes={at: channel.shape for at, channel in enumerate(self.channels) if channel.shape},
+        )
 
 
 @dataclass(frozen=True)
@@ -117,18 +171,8 @@ def read_agent_settings(path: Path) -> AgentSettings:
       SettingsError: names file, line and key of the first problem.
     """
     settings = read_settings(path, AgentSettings)
-    names = [channel.name for channel in settings.source.opcua.channel]
-    for at, channel in enumerate(settings.source.opcua.channel):
-        where = f"source.opcua.channel[{at}]"
-        if names.index(channel.name) != at:
-            raise settings_error(path, f"{where}.name", f"{channel.name!r} is used twice")
-        problem = node_problem(channel.node)
-        if problem:
-            raise settings_error(path, f"{where}.node", problem)
-    if settings.rows.trigger not in names:
-        raise settings_error(
-            path, "rows.trigger", f"{settings.rows.trigger!r} is not one of the channels {names}"
-        )
+    for key, reason in _problems(settings):
+        raise settings_error(path, key, reason)
     broker = settings.broker
     files = {
         name: str(resolve(path, value))
@@ -136,6 +180,43 @@ def read_agent_settings(path: Path) -> AgentSettings:
         if (value := getattr(broker, name))
     }
     return msgspec.structs.replace(settings, broker=msgspec.structs.replace(broker, **files))
+
+
+def _problems(settings: AgentSettings) -> Iterator[tuple[str, str]]:
+    """Yield (key path, reason) for everything that is wrong with settings of the right types."""
+    if not settings.sources:
+        yield "source", "needs at least one of " + ", ".join(SourceTable.__struct_fields__)
+    yield from source_problems(settings.source)
+    yield from _channel_problems(settings)
+    yield from _row_problems(settings)
+    yield from label_problems(settings.labels)
+    for at, label in enumerate(settings.labels.channel):
+        if label.event and label.event not in {each.name for each in settings.channels}:
+            yield f"labels.channel[{at}].event", f"{label.event!r} is not one of the channels"
+    found = score_problems(settings.scores, settings.opcua_sources)
+    yield from ((f"scores.{key}", reason) for key, reason in found)
+
+
+def _channel_problems(settings: AgentSettings) -> Iterator[tuple[str, str]]:
+    seen: set[str] = set()
+    for source in settings.sources:
+        for at, channel in enumerate(source.channels):
+            if channel.name in seen:
+                yield f"{source.key}.channel[{at}].name", f"{channel.name!r} is used twice"
+            seen.add(channel.name)
+
+
+def _row_problems(settings: AgentSettings) -> Iterator[tuple[str, str]]:
+    rows = settings.rows
+    names = [channel.name for source in settings.sources for channel in source.channels]
+    if bool(rows.trigger) == bool(rows.every_s):
+        yield "rows.trigger", 'give either trigger = "CHANNEL" or every_s = SECONDS'
+    if 0 < rows.every_s < _SHORTEST_PERIOD_S:
+        yield "rows.every_s", f"at least {_SHORTEST_PERIOD_S} s"
+    for key in ("trigger", "group"):
+        name = getattr(rows, key)
+        if name and name not in names:
+            yield f"rows.{key}", f"{name!r} is not one of the channels {names}"
 
 
 def read_identity(path: Path, table: TrustTable) -> Identity:

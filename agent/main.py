@@ -9,7 +9,10 @@ from pathlib import Path
 from agent.app import run
 from agent.config import read_agent_settings, read_identity, resolve
 from agent.enrol import install, request
-from agent.status import read_status
+from agent.label_command import add_label
+from agent.status import read_channels, read_status
+from agent.status_words import channel_lines
+from agent.trust_command import add_trust
 from wire.errors import SettingsError
 
 
@@ -49,7 +52,11 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.add_argument("config", type=Path, help="the agent's TOML file")
         sub.set_defaults(command=command)
+        if name == "status":
+            sub.add_argument("--channels", action="store_true", help="every channel's statistics")
     _add_enrol(commands)
+    add_label(commands)
+    add_trust(commands)
     return parser
 
 
@@ -116,11 +123,12 @@ def _check(options: argparse.Namespace) -> int:
     config: Path = options.config
     settings = read_agent_settings(config)
     identity = read_identity(config, settings.trust)
-    channels = len(settings.source.opcua.channel)
     print(
         f"{config}: agent {identity.agent} of site {identity.credential.site} in federation "
-        f"{identity.trust.federation}, {channels} channels from {settings.source.opcua.endpoint}"
+        f"{identity.trust.federation}"
     )
+    for source in settings.sources:
+        print(f"  {len(source.channels)} channels from {source.title}")
     return 0
 
 
@@ -132,6 +140,10 @@ def _status(options: argparse.Namespace) -> int:
     if status is None:
         print(f"no status in {state}: the agent has not run with this file yet", file=sys.stderr)
         return 1
+    if options.channels:
+        for line in channel_lines(read_channels(state), settings.channels):
+            print(line)
+        return 0
     for name in status.__struct_fields__:
         print(f"{name:16} {getattr(status, name)}")
     return 0

@@ -4,13 +4,20 @@ Written whole and renamed, so a reader never sees half of it; `journeyman-agent 
 """
 
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 
+from agent.samples import StoreCounters
+from agent.sensors.source import SourceReport
+from agent.signals.quality import ChannelQuality
 from wire.errors import SettingsError
 
 FILE_NAME = "status.json"
-_MAX_BYTES = 1 << 20
+CHANNELS_FILE_NAME = "channels.json"
+_MAX_BYTES = 16 << 20
+
+T = TypeVar("T")
 
 
 class Status(msgspec.Struct, kw_only=True):
@@ -21,14 +28,25 @@ class Status(msgspec.Struct, kw_only=True):
     federation: str
     pid: int
     source: str = "connecting"
+    """Of all sources, in one line."""
+    sources: list[SourceReport] = []
     samples: int = 0
     """Since this process started."""
     uncertain: int = 0
     bad: int = 0
+    gaps: int = 0
+    clocks: str = "ok"
+    """Which sources' clocks are off, and by how much."""
+    late: int = 0
+    """Samples that came after their row was cut."""
     rows: int = 0
     incomplete_rows: int = 0
+    rows_dropped: int = 0
+    """Rows that nobody could take in time."""
     rows_not_kept: int = 0
     """Rows that a full or failing disk did not take, since this process started."""
+    store: StoreCounters | None = None
+    """Of the local sample store."""
     storage: str = "ok"
     """What is wrong with the disk or its files, and which damaged files were kept."""
     link: str = "down"
@@ -58,9 +76,32 @@ def write_status(directory: Path, status: Status) -> None:
     Raises:
       OSError: the disk is full or can not be written; the old file stays.
     """
-    temporary = directory / f".{FILE_NAME}.new"
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(status), indent=1))
-    temporary.replace(directory / FILE_NAME)
+    _write(directory / FILE_NAME, status)
+
+
+def write_channels(directory: Path, channels: list[ChannelQuality]) -> None:
+    """Replace the file with the statistics of every channel.
+
+    Raises:
+      OSError: the disk is full or can not be written; the old file stays.
+    """
+    _write(directory / CHANNELS_FILE_NAME, channels)
+
+
+def _write(path: Path, what: Any) -> None:  # noqa: ANN401  whatever msgspec encodes
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(what), indent=1))
+    temporary.replace(path)
+
+
+def read_channels(directory: Path) -> list[ChannelQuality]:
+    """Read the statistics of every channel; none when they are not there or only in part.
+
+    Raises:
+      SettingsError: they can not be read, or another version of the agent wrote them.
+    """
+    found = _read(directory / CHANNELS_FILE_NAME, list, list[ChannelQuality])
+    return [] if found is None else found
 
 
 def read_status(directory: Path) -> Status | None:
@@ -72,7 +113,11 @@ def read_status(directory: Path) -> Status | None:
     Raises:
       SettingsError: it can not be read, or another version of the agent wrote it.
     """
-    path = directory / FILE_NAME
+    return _read(directory / FILE_NAME, dict, Status)
+
+
+def _read(path: Path, shape: type, kind: type[T]) -> T | None:
+    """Read one of the files; None for what a power cut left of it, `shape` tells a whole one."""
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES)
@@ -81,9 +126,13 @@ def read_status(directory: Path) -> Status | None:
     except OSError as error:
         raise SettingsError(str(path), None, None, f"can not read: {error.strerror}") from None
     try:
-        return msgspec.json.decode(data, type=Status)
+        tree = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    if not isinstance(tree, shape):
+        return None  # a part of the file that happens to be JSON
+    try:
+        return msgspec.convert(tree, kind)
     except msgspec.ValidationError as error:
         reason = f"not the status of this version of the agent: {error}"
         raise SettingsError(str(path), None, None, reason) from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None

@@ -1,8 +1,8 @@
 """The clock of samples that bring no time of their own: the gateway's, but never backwards.
 
 A Modbus answer or a line of text carries no time, so its source timestamp is the gateway's clock
-when it came.  NTP, or a person, may set that clock back, and windows are cut by source time: two hours of
-samples with the stamps of two other hours would fall into windows that are long closed.
+when it came.  NTP, or a person, may set that clock back, and windows are cut by source time: two
+hours of samples with the stamps of two other hours would fall into windows that are long closed.
 
 Invariant: each stamp is later than the one before.  A clock that was set forward is followed at
 once; one that was set back is caught up with: stamps run at half speed until the two agree.

@@ -48,7 +48,7 @@ class LoneAgent:
     """The parts of an agent that deliver and adopt."""
 
     def __init__(self, settings: AgentSettings, identity: Identity, state: Path) -> None:
-        channels = [channel.name for channel in settings.source.opcua.channel]
+        channels = [channel.name for channel in settings.channels]
         state.mkdir(exist_ok=True)
         self._identity = identity
         self._outbox = Outbox(state / "outbox.db", settings.outbox.quota_bytes)

@@ -28,7 +28,7 @@ def test_a_right_file_is_read_with_its_defaults(tmp_path: Path, federation: Fede
     path = tmp_path / "agent.toml"
     path.write_text(agent_toml(federation))
     settings, identity = read_back(path)
-    assert [channel.name for channel in settings.source.opcua.channel] == CHANNELS
+    assert [channel.name for channel in settings.channels] == CHANNELS
     assert settings.history.holdout_share == 0.1
     assert (identity.agent, identity.credential.site) == (AGENT, SITE)
 

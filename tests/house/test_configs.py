@@ -11,40 +11,73 @@ from agent.config import AgentSettings, read_agent_settings
 from coordinator.config import CoordinatorSettings, read_coordinator_settings
 from wire.errors import SettingsError
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS, AGENT = ROOT / "configs", ROOT / "agent"
+
+
+def structs_in(kind: Any) -> list[Any]:
+    """The settings structs that a field can hold: its own, those of a list, those of a union."""
+    if isinstance(kind, msgspec.inspect.StructType):
+        return [kind.cls]
+    if isinstance(kind, msgspec.inspect.UnionType):
+        return [found for each in kind.types for found in structs_in(each)]
+    item = getattr(kind, "item_type", None)
+    return [] if item is None else structs_in(item)
 
 
 def keys_of(kind: Any, prefix: str = "") -> set[str]:
     """Dotted names of every key that a settings struct accepts."""
     found: set[str] = set()
     for field in msgspec.structs.fields(kind):
-        inner = msgspec.inspect.type_info(field.type)
+        inner = structs_in(msgspec.inspect.type_info(field.type))
         name = f"{prefix}{field.encode_name}"
-        if isinstance(inner, msgspec.inspect.StructType):
-            found |= keys_of(inner.cls, f"{name}.")
-        elif isinstance(getattr(inner, "item_type", None), msgspec.inspect.StructType):
-            found |= keys_of(inner.item_type.cls, f"{name}.")  # type: ignore[attr-defined]
-        else:
-            found.add(name)
+        found |= {name} if not inner else set().union(*(keys_of(k, f"{name}.") for k in inner))
     return found
 
 
-def keys_in(tree: Any, prefix: str = "") -> set[str]:
-    """Dotted names of every key in parsed TOML."""
+def keys_in(tree: Any, known: set[str], prefix: str = "") -> set[str]:
+    """Dotted names of every key in parsed TOML; `known` ones are not looked into."""
+    if prefix in known:
+        return {prefix}
     if isinstance(tree, list) and tree and isinstance(tree[0], dict):
-        return set().union(*(keys_in(item, prefix) for item in tree))
+        return set().union(*(keys_in(item, known, prefix) for item in tree))
     if isinstance(tree, dict):
         start = f"{prefix}." if prefix else ""
-        return set().union(*(keys_in(value, f"{start}{key}") for key, value in tree.items()))
+        return set().union(*(keys_in(value, known, f"{start}{key}") for key, value in tree.items()))
     return {prefix}
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("agent.toml", AgentSettings), ("coordinator.toml", CoordinatorSettings)]
-)
-def test_the_documented_file_explains_every_key_and_no_other(name: str, kind: Any) -> None:
-    tree = msgspec.toml.decode((CONFIGS / name).read_bytes())
-    assert keys_in(tree) == keys_of(kind)
+def keys_of_file(path: Path, kind: Any) -> set[str]:
+    return keys_in(msgspec.toml.decode(path.read_bytes()), keys_of(kind))
+
+
+def test_the_coordinators_file_explains_every_key_and_no_other() -> None:
+    found = keys_of_file(CONFIGS / "coordinator.toml", CoordinatorSettings)
+    assert found == keys_of(CoordinatorSettings)
+
+
+def test_the_agents_file_and_the_drivers_samples_explain_every_key_and_no_other() -> None:
+    samples = [AGENT / "serve" / "sample.toml", *sorted(AGENT.glob("sensors/*/sample.toml"))]
+    assert len(samples) == 6
+    found = [keys_of_file(path, AgentSettings) for path in (CONFIGS / "agent.toml", *samples)]
+    assert set().union(*found) == keys_of(AgentSettings)
+    of_drivers = ("source.", "scores.")
+    assert {key for key in keys_of(AgentSettings) if not key.startswith(of_drivers)} == {
+        key for key in found[0] if not key.startswith(of_drivers)
+    }
+
+
+@pytest.mark.parametrize("path", sorted(AGENT.glob("**/sample.toml")), ids=lambda p: p.parent.name)
+def test_every_sample_of_a_driver_is_a_configuration_that_the_agent_accepts(
+    path: Path, tmp_path: Path
+) -> None:
+    text, sample = (CONFIGS / "agent.toml").read_text(), path.read_text()
+    start, end = text.index("[source.opcua]"), text.index("[rows]")
+    source = "" if "[[source." in sample else text[start:end]
+    (tmp_path / "agent.toml").write_text(
+        f"{text[:start]}\n{source}\n{sample}\n[rows]\nevery_s = 1\n"
+    )
+    assert read_agent_settings(tmp_path / "agent.toml").channels
 
 
 def test_the_programs_read_their_documented_files() -> None:

@@ -1,0 +1,127 @@
+"""Acquisition: every source's blocks become rows, and nothing that came in goes unaccounted.
+
+    sources ─ blocks ─┬─► statistics of every channel
+                      ├─► sample store (durable ring)
+                      └─► row cutter ─► rows, for scoring and the history
+
+One task for each source: a source that hangs holds up nobody else.  Blocks are taken in one step
+without waiting, so the row cutter needs no lock; when rows are taken away too slowly the oldest go,
+and are counted.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from agent.samples import SampleStore
+from agent.sensors.source import SourceContext, SourceReport
+from agent.signals.block import Block
+from agent.signals.cutting import RowCutter
+from agent.signals.quality import Quality
+from agent.signals.rows import Rows, joined
+from agent.sources import ConfiguredSource
+from agent.status import Status
+
+logger = logging.getLogger(__name__)
+
+_CUT_S = 0.05
+_WRITE_S = 1.0
+_MAX_WAITING_ROWS = 100_000
+
+
+class Acquisition:
+    """Owner of the way from the sources to rows.
+
+    Args:
+      sources: of the configuration.
+      context: what they are given.
+      cutter: makes rows.
+      store: keeps samples.
+      quality: statistics of every channel.
+      status: what people see; the counters of samples are this task's.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[ConfiguredSource],
+        context: SourceContext,
+        cutter: RowCutter,
+        store: SampleStore,
+        quality: Quality,
+        status: Status,
+    ) -> None:
+        self._sources, self._context = sources, context
+        self._cutter, self.store, self.quality = cutter, store, quality
+        self._status = status
+        self.reports = [SourceReport(source.title) for source in sources]
+        self._waiting: deque[Rows] = deque()
+        self._waiting_rows = 0
+        self._has_rows = asyncio.Event()
+
+    async def run(self) -> None:
+        """Read all sources until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for source, report in zip(self._sources, self.reports, strict=True):
+                    tasks.create_task(self._read(source, report), name=source.key)
+                tasks.create_task(self._cut(), name="acquisition clock")
+                tasks.create_task(self._write(), name="sample store")
+        finally:
+            self.store.close()
+
+    async def rows(self) -> Rows:
+        """Wait for rows and take all there are, one or more."""
+        await self._has_rows.wait()
+        return self.rows_now()
+
+    def rows_now(self) -> Rows:
+        """Take all rows there are now."""
+        parts = list(self._waiting) or [self._cutter.no_rows()]
+        self._waiting.clear()
+        self._waiting_rows = 0
+        self._has_rows.clear()
+        return joined(parts)
+
+    async def _read(self, source: ConfiguredSource, report: SourceReport) -> None:
+        async with contextlib.aclosing(source.open(self._context, report)) as blocks:
+            async for block in blocks:
+                self._take(block.shifted(source.first))
+        logger.info("%s: %s", report.name, report.state)
+
+    def _take(self, block: Block) -> None:
+        if not block.samples and not block.gaps:
+            return
+        self._status.samples += block.samples
+        self._status.uncertain += int(block.is_uncertain.sum())
+        self._status.bad += len(block) - int(block.is_usable.sum())
+        self._status.gaps += len(block.gaps)
+        self.quality.note(block, time.time_ns() // 1000)
+        self.store.append(block)
+        self._give(self._cutter.push(block, time.monotonic()))
+
+    async def _cut(self) -> None:
+        """Cut rows whose grace time is over."""
+        while True:
+            await asyncio.sleep(_CUT_S)
+            self._give(self._cutter.cut(time.monotonic()))
+
+    async def _write(self) -> None:
+        """Write the samples that are due; in a thread, because a card may take its time."""
+        while True:
+            await asyncio.sleep(_WRITE_S)
+            await asyncio.to_thread(self.store.tick)
+
+    def _give(self, rows: Rows) -> None:
+        if not len(rows):
+            return
+        self._waiting.append(rows)
+        self._waiting_rows += len(rows)
+        while self._waiting_rows > _MAX_WAITING_ROWS and len(self._waiting) > 1:
+            gone = len(self._waiting.popleft())
+            self._waiting_rows -= gone
+            self._status.rows_dropped += gone
+            self._waiting[0].follows[0] = False
+        self._has_rows.set()

@@ -1,0 +1,1 @@
+"""Live samples of the configured sources, for a person at a gateway."""
