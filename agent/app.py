@@ -17,6 +17,8 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
+
 from agent.acquisition import Acquisition
 from agent.adoption import Adoption
 from agent.config import AgentSettings, Identity, read_agent_settings, read_identity, resolve
@@ -57,6 +59,7 @@ _KEEP_S = 0.5
 _STATUS_S = 0.5
 _HOUSE_S = 5.0
 _CHANNELS_S = 10.0
+_LACKING_SAID = 10
 
 
 class Agent:
@@ -66,7 +69,7 @@ class Agent:
         self, settings: AgentSettings, identity: Identity, state: Path, config: Path
     ) -> None:
         self._settings, self._identity, self._state = settings, identity, state
-        names = [channel.name for channel in settings.channels]
+        self._names = names = [channel.name for channel in settings.channels]
         cutting = settings.cutting
         self._labels = Labels(state / "labels.db", settings.labels, names, config.parent)
         self._history = History(
@@ -255,6 +258,8 @@ class Agent:
         status.source = in_one_line(report.state for report in self._acquisition.reports)
         status.sources = self._acquisition.reports
         status.late, status.incomplete_rows = self._cutter.late, self._cutter.incomplete
+        lacking = np.flatnonzero(self._cutter.lacking)[:_LACKING_SAID]
+        status.lacking = [self._names[at] for at in lacking]
         status.rows = self._history.count
         status.store = self._acquisition.store.counters()
         status.outcomes = self._outbox.counts()

@@ -41,6 +41,8 @@ class Status(msgspec.Struct, kw_only=True):
     """Samples that came after their row was cut."""
     rows: int = 0
     incomplete_rows: int = 0
+    lacking: list[str] = []
+    """Some of the channels for want of which the newest rows were left out."""
     rows_dropped: int = 0
     """Rows that nobody could take in time."""
     rows_not_kept: int = 0

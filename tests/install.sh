@@ -7,7 +7,7 @@
 #   systemd          with apt: systemd-analyze judges the units
 #   chromium         with apt: show the coordinator's page in a real browser
 #   gcc, libc6-dev   with apt: compile the fault shim (power cuts, full disks, clock jumps)
-#   libmodbus-dev    with apt: a Modbus slave by other authors
+#   libmodbus-dev, pkg-config  with apt: a Modbus slave of another author
 #   atheris          into PYTHON's environment, with pip: coverage guides tests/fuzz
 #   TFLite           with pip: ai-edge-litert with tflite-micro, and tflite-runtime (Python 3.11),
 #                    each in an environment of its own under tests/tflite
@@ -33,7 +33,7 @@ install_with_apt() {
   # Ubuntu's package of that name only fetches a snap; its tests are then skipped.
   have chromium || packages+=(chromium)
   have cc || packages+=(gcc libc6-dev)
-  [[ -f /usr/include/modbus/modbus.h ]] || packages+=(libmodbus-dev)
+  have pkg-config && [[ -f /usr/include/modbus/modbus.h ]] || packages+=(pkg-config libmodbus-dev)
   ((${#packages[@]})) || return 0
   if ! have apt-get; then
     say "missing: ${packages[*]}; no apt here, so tests that need them are skipped"

@@ -121,6 +121,8 @@ class RowCutter:
         """Samples that came after the row they belong to was cut; the next row can hold them."""
         self.incomplete = 0
         """Rows left out because a channel that they need had no usable value."""
+        self.lacking = np.zeros(how.channels, np.bool_)
+        """Which channels the newest rows that were left out lacked; none when none was."""
         self.dropped = 0
         """Samples that waited for a row that never came."""
 
@@ -363,6 +365,7 @@ class RowCutter:
         rows = Rows(edges, values, self._follows(edges, values), arrays, is_uncertain)
         is_complete = np.asarray(np.isfinite(values[:, self._needed]).all(axis=1))
         self.incomplete += len(rows) - int(is_complete.sum())
+        self.lacking = ~np.isfinite(values[~is_complete]).all(axis=0) & self._needed
         kept = rows if is_complete.all() else rows.take(is_complete)
         if self._is_broken and len(kept):
             kept.follows[0] = False

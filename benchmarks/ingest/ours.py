@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import resource
 import sys
 import time
@@ -22,6 +23,7 @@ from agent.signals.block import Block
 from agent.signals.cutting import Cutting, RowCutter
 from agent.signals.rows import Rows
 from benchmarks.ingest.plan import NAMESPACE, SPREAD, SPREAD_BITS, Plan, plan_from
+
 
 @dataclass
 class Tally:
@@ -72,26 +74,42 @@ class _Checking:
         tally.row_total += int(rows.values.sum())
 
 
-async def receive(plan: Plan) -> Tally:
-    """Take all values of a plan."""
-    directory = Path(plan.directory)
-    context = SourceContext(directory, directory / "agent", "ingest")
-    report = SourceReport("ingest")
-    settings = OpcUaSettings(
+def settings_of(plan: Plan) -> OpcUaSettings:
+    """How the agent is configured for a plan."""
+    return OpcUaSettings(
         endpoint=plan.endpoint,
         namespace_uri=NAMESPACE,
         publishing_interval_ms=1000.0 / plan.messages_hz,
         history=False,
         silence_s=60.0,
         audit_s=3600.0,
-        security=SecuritySettings(policy="Basic256Sha256", mode="SignAndEncrypt"),
+        security=SecuritySettings(policy="Basic256Sha256", mode="SignAndEncrypt", trust="any"),
         channel=tuple(OpcUaChannel(name=f"t{at}", node=f"s=T{at}") for at in range(plan.items)),
     )
-    checking = _Checking(plan)
+
+
+def context_of(plan: Plan) -> SourceContext:
+    """Where the agent has its files."""
+    return SourceContext(Path(plan.directory), Path(plan.directory) / "agent", "ingest")
+
+
+def use_one_core() -> None:
+    """Keep this process on the first of its cores."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+def peak_rss_mb() -> float:
+    """Most memory that this process had at a time."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+
+
+async def receive(plan: Plan) -> Tally:
+    """Take all values of a plan."""
+    report = SourceReport("ingest")
+    checking, begin_s = _Checking(plan), 0.0
     tally = checking.tally
     cutter = RowCutter(Cutting(channels=plan.items, period_us=plan.period_us))
-    begin_s = 0.0
-    blocks = opcua_blocks(settings, context, report)
+    blocks = opcua_blocks(settings_of(plan), context_of(plan), report)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(plan.patience_s):
             async for block in blocks:
@@ -102,13 +120,14 @@ async def receive(plan: Plan) -> Tally:
                     break
     tally.cpu_s = time.process_time() - begin_s
     tally.measured += tally.values
-    tally.rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    await blocks.aclose()
+    tally.rss_mb = peak_rss_mb()
     if tally.values < plan.values:
         print(f"given up: {report}", file=sys.stderr)
+    await blocks.aclose()
     return tally
 
 
 if __name__ == "__main__":
+    use_one_core()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     print(json.dumps(asdict(asyncio.run(receive(plan_from(sys.argv[1]))))), flush=True)

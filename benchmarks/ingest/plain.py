@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import resource
 import sys
 import time
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from asyncua.common.subscription import DataChangeEvent
 from asyncua.crypto.security_policies import SecurityPolicyBasic256Sha256
 
 from agent.sensors.opcua.own_certificate import own_certificate
-from benchmarks.ingest.ours import Tally
+from benchmarks.ingest.ours import Tally, peak_rss_mb, use_one_core
 from benchmarks.ingest.plan import NAMESPACE, Plan, plan_from
 
 _AT_A_TIME = 1000
@@ -34,7 +33,7 @@ async def receive(plan: Plan) -> Tally:
         SecurityPolicyBasic256Sha256,
         own.path,
         own.path.with_name("key.pem"),
-        server_certificate=plan.server_certificate,
+        server_certificate=str(plan.server_certificate),
         mode=ua.MessageSecurityMode.SignAndEncrypt,
     )
     tally, begin_s = Tally(), 0.0
@@ -56,11 +55,12 @@ async def receive(plan: Plan) -> Tally:
                             break
         tally.cpu_s = time.process_time() - begin_s
         tally.measured += tally.values
-    tally.rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    tally.rss_mb = peak_rss_mb()
     return tally
 
 
 if __name__ == "__main__":
+    use_one_core()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     logging.getLogger("asyncua").setLevel(logging.ERROR)
     print(json.dumps(asdict(asyncio.run(receive(plan_from(sys.argv[1]))))), flush=True)

@@ -1,17 +1,20 @@
 """Serves notification messages that were encoded beforehand, over a real secure channel.
 
-`python -m benchmarks.ingest.server PLAN`: asyncua's server with all its services, Basic256Sha256,
-SignAndEncrypt; only what it would publish itself is silenced.  Once a client monitors all items,
-messages are encoded, and from then on the plan's rate is kept: whatever the client does, the
-next sample is there.  What it does not fetch waits, up to `QUEUE_S`, as in the queues of
-MonitoredItems; then the oldest is lost.
+`python -m benchmarks.ingest.server PLAN ...`: asyncua's server with all its services,
+Basic256Sha256, SignAndEncrypt; only what it would publish itself is silenced.  Once a client
+monitors all items, messages of the first plan are encoded, and from then on its rate is kept:
+whatever the client does, the next samples are there.  What it does not fetch waits, up to
+`QUEUE_S`, as in the queues of MonitoredItems; then the oldest is lost.  The next client gets the
+next plan; all plans are of the same items.
 
-The last line printed is JSON: messages sent and lost, and the seconds from the first to the last.
+Prints `ready`, and for each plan one line of JSON: messages sent and lost, and the seconds from the
+first to the last.
 """
 
 import asyncio
 import json
 import logging
+import os
 import struct
 import sys
 import time
@@ -30,18 +33,20 @@ _IN_A_FOLDER = 100
 """asyncua looks through all of a folder for each node that it adds."""
 
 
-async def _serve(plan: Plan) -> None:
+async def _serve(plans: list[Plan]) -> None:
     logging.getLogger("asyncua").setLevel(logging.ERROR)
-    InternalSubscription.start = _publish_nothing  # type: ignore[method-assign]
-    server = await _started(plan)
-    async with server:
+    InternalSubscription.start = _publish_nothing  # type: ignore[assignment,method-assign]
+    served: set[int] = set()
+    async with await _started(plans[0]) as server:
         print("ready", flush=True)
-        subscription = await _monitored(server, plan.items)
-        handles = _handles(subscription)
-        identifier = int(subscription.data.SubscriptionId)
-        messages = await asyncio.to_thread(encode, plan, handles, identifier)
-        await asyncio.to_thread(check, plan, handles, messages)
-        print(json.dumps(await _feed(subscription, messages, plan)), flush=True)
+        for plan in plans:
+            subscription = await _monitored(server, plan.items, served)
+            identifier = int(subscription.data.SubscriptionId)
+            served.add(identifier)
+            handles = _handles(subscription)
+            messages = await asyncio.to_thread(encode, plan, handles, identifier)
+            await asyncio.to_thread(check, plan, handles, messages)
+            print(json.dumps(await _feed(subscription, messages, plan)), flush=True)
         await asyncio.Event().wait()
 
 
@@ -67,11 +72,11 @@ async def _started(plan: Plan) -> Server:
     return server
 
 
-async def _monitored(server: Server, items: int) -> InternalSubscription:
-    """Wait until a subscription has so many items."""
+async def _monitored(server: Server, items: int, served: set[int]) -> InternalSubscription:
+    """Wait until a new subscription has so many items."""
     while True:
-        for each in server.iserver.subscription_service.subscriptions.values():
-            if len(_items_of(each)) == items:
+        for identifier, each in server.iserver.subscription_service.subscriptions.items():
+            if identifier not in served and len(_items_of(each)) == items:
                 return each
         await asyncio.sleep(0.02)
 
@@ -117,4 +122,5 @@ async def _feed(
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(plan_from(sys.argv[1])))
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    asyncio.run(_serve([plan_from(text) for text in sys.argv[1:]]))

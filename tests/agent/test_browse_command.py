@@ -2,6 +2,9 @@
 
 import argparse
 import asyncio
+import logging
+import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +33,13 @@ URI, OTHER_URI = "urn:journeyman:plant", "urn:journeyman:other"
 OPEN = SecuritySettings()
 
 
+def named(index: int, identifier: str | int) -> ua.NodeId:
+    """A NodeId in this namespace."""
+    if isinstance(identifier, int):
+        return ua.NodeId(ua.Int32(identifier), ua.Int16(index))
+    return ua.NodeId(ua.String(identifier), ua.Int16(index))
+
+
 def browse(*words: str) -> int:
     parser = argparse.ArgumentParser()
     add_browse(parser.add_subparsers())
@@ -53,40 +63,59 @@ async def plant(server: Server) -> None:
     server.set_security_policy([ua.SecurityPolicyType.NoSecurity])
     index = await server.register_namespace(URI)
     other = await server.register_namespace(OTHER_URI)
-    line = await server.nodes.objects.add_object(ua.NodeId("Line1", index), "Line1")
-    await line.add_variable(ua.NodeId("Line1.Temperature", index), "Temperature", 21.5)
-    await line.add_variable(ua.NodeId("Wave", index), "Wave", [0.5] * 64, ua.VariantType.Float)
-    written = await line.add_variable(ua.NodeId(7001, other), "SetPoint", 3, ua.VariantType.Int32)
+    line = await server.nodes.objects.add_object(named(index, "Line1"), f"{index}:Line1")
+    await line.add_variable(named(index, "Line1.Temperature"), "Temperature", 21.5)
+    await line.add_variable(named(index, "Wave"), "Wave", [0.5] * 64, ua.VariantType.Float)
+    written = await line.add_variable(named(other, 7001), "SetPoint", 3, ua.VariantType.Int32)
     await written.set_writable()
-    await line.add_variable(ua.NodeId("Line1.State", index), "State", 'RUN "fast"')
-    await line.add_variable(ua.NodeId("Line1.Empty", index), "Empty", [], ua.VariantType.Double)
-    await line.add_variable(
-        ua.NodeId("Line1.When", index), "When", b"\0", ua.VariantType.ByteString
-    )
-    axis = await line.add_object(ua.NodeId("Axis", index), "Axis")
-    await axis.add_variable(ua.NodeId('odd; "name" \\ ü', index), "Temperature", 1.5)
-    await axis.add_variable(ua.NodeId("Limits", index), "Limits", ua.Range(Low=1.0, High=2.0))
+    await line.add_variable(named(index, "Line1.State"), "State", 'RUN "fast"')
+    await line.add_variable(named(index, "Line1.Empty"), "Empty", [], ua.VariantType.Double)
+    await line.add_variable(named(index, "Line1.When"), "When", b"\0", ua.VariantType.ByteString)
+    axis = await line.add_object(named(index, "Axis"), f"{index}:Axis")
+    await axis.add_variable(named(index, 'odd; "name" \\ ü'), "Temperature", 1.5)
+    await axis.add_variable(named(index, "Limits"), "Limits", ua.Range(Low=1.0, High=2.0))
     await axis.add_reference(line, ua.ObjectIds.Organizes)  # a cycle
 
 
-def found(path: str = "/Objects/Line1", **bounds: float) -> Walk:
-    """A walk over the plant."""
+LOOKS: dict[str, tuple[str, Bounds]] = {
+    "whole": ("/Objects/Line1", Bounds()),
+    "shallow": ("/Objects/Line1", Bounds(depth=1)),
+    "few": ("/Objects", Bounds(nodes=5)),
+    "late": ("/Objects", Bounds(seconds=0.0)),
+    "named": ("/Objects/{" + URI + "}Line1/Axis", Bounds(depth=1)),
+    "absent": ("/Objects/Line9", Bounds()),
+    "foreign": ("/Objects/{" + OTHER_URI + "}Line1", Bounds()),
+    "no path": ("Objects", Bounds()),
+}
 
-    async def look() -> Walk:
+
+@pytest.fixture(scope="module")
+def looks() -> dict[str, Walk | PathError]:
+    """Walks over one plant, for its server takes seconds to start."""
+    found: dict[str, Walk | PathError] = {}
+
+    async def look() -> None:
         server = Server()
         await server.init()
         endpoint = f"opc.tcp://127.0.0.1:{free_port()}/plant"
         server.set_endpoint(endpoint)
         await plant(server)
         async with server, Client(endpoint) as client:
-            return await walk(client.uaclient.session, path, Bounds(**bounds))  # type: ignore[arg-type]
+            for name, (path, bounds) in LOOKS.items():
+                try:
+                    found[name] = await walk(client.uaclient.session, path, bounds)
+                except PathError as error:
+                    found[name] = error
 
-    return asyncio.run(look())
+    asyncio.run(look())
+    return found
 
 
-@pytest.fixture(scope="module")
-def whole() -> Walk:
-    return found()
+@pytest.fixture
+def whole(looks: dict[str, Walk | PathError]) -> Walk:
+    walked = looks["whole"]
+    assert isinstance(walked, Walk)
+    return walked
 
 
 def test_the_tree_shows_types_values_units_and_what_the_user_may_do(whole: Walk) -> None:
@@ -135,25 +164,28 @@ def test_a_text_becomes_a_channel_when_the_comment_marks_are_taken_away(whole: W
     assert channels["state"].states == {'RUN "fast"': 1.0}
 
 
-def test_bounds_of_depth_nodes_and_time_are_kept_and_told() -> None:
-    shallow = found("/Objects/Line1", depth=1)
+def test_bounds_of_depth_nodes_and_time_are_kept_and_told(
+    looks: dict[str, Walk | PathError],
+) -> None:
+    shallow, few, late = looks["shallow"], looks["few"], looks["late"]
+    assert isinstance(shallow, Walk)
+    assert isinstance(few, Walk)
+    assert isinstance(late, Walk)
     assert {node.depth for node in shallow.nodes} == {0, 1}
     assert [node.note for node in shallow.nodes if node.name == "Axis"] == ["not entered: --depth"]
-    few = found("/Objects", nodes=5)
     assert len(few.nodes) == 5
     assert "stopped after 5 nodes" in few.cut
     assert "# This is not all" in "\n".join(tables(few, "opc.tcp://h:1", OPEN))
-    none = found("/Objects", seconds=0.0)
-    assert "stopped after 0 s" in none.cut
-    assert len(none.nodes) == 1
+    assert "stopped after 0 s" in late.cut
+    assert len(late.nodes) == 1
 
 
-def test_a_path_that_is_not_there_says_what_is() -> None:
-    with pytest.raises(PathError, match=r"Objects has no 'Line9'; it has .*'Line1'"):
-        found("/Objects/Line9")
-    with pytest.raises(PathError, match="not a browse path"):
-        found("Objects")
-    axis = found("/Objects/{" + URI + "}Line1/Axis", depth=1)
+def test_a_path_that_is_not_there_says_what_is(looks: dict[str, Walk | PathError]) -> None:
+    assert re.search(r"Objects has no 'Line9'; it has .*'Line1'", str(looks["absent"]))
+    assert "Objects has no 'Line1'" in str(looks["foreign"])
+    assert "not a browse path" in str(looks["no path"])
+    axis = looks["named"]
+    assert isinstance(axis, Walk)
     assert axis.nodes[0].name == "Axis"
 
 
@@ -226,22 +258,20 @@ def test_what_can_not_be_asked_is_an_error_that_says_what_to_do(
 @given(st.lists(st.text(min_size=1, max_size=120), min_size=1, max_size=8), st.text(max_size=150))
 def test_names_that_strangers_gave_make_tables_that_load(names: list[str], unit: str) -> None:
     facts = Facts("Double", ua.VariantType.Double.value, 1.0, unit=unit, access=1)
-    nodes = [Node(ua.NodeId("root", 1), "root", 0, -1)]
-    nodes += [Node(ua.NodeId(name, 1), name, 1, 0, facts) for name in names]
+    nodes = [Node(named(1, "root"), "root", 0, -1)]
+    nodes += [Node(named(1, name), name, 1, 0, facts) for name in names]
     text = "\n".join(tables(Walk(["", "urn:x"], nodes), "opc.tcp://h:4840", OPEN))
     assert len(loaded(text).channel) == len(names)
 
 
 @given(st.text())
 def test_any_text_survives_as_a_toml_string(text: str) -> None:
-    import tomllib  # noqa: PLC0415
-
     assert tomllib.loads(f"a = {quoted(text)}")["a"] == text
 
 
 def test_names_are_unique_however_many_nodes_are_called_the_same() -> None:
-    nodes = [Node(ua.NodeId(0), "A" * 120, 0, -1)]
-    nodes += [Node(ua.NodeId(at), "B" * 120, 1, 0) for at in range(1, 15)]
+    nodes = [Node(named(0, 1), "A" * 120, 0, -1)]
+    nodes += [Node(named(0, at), "B" * 120, 1, 0) for at in range(1, 15)]
     taken: set[str] = set()
     names = [channel_name(Walk([], nodes), node, "", taken) for node in nodes[1:]]
     assert len(set(names)) == 14
@@ -258,8 +288,6 @@ def test_numbers_are_found_in_structures_however_they_were_parsed() -> None:
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    import logging  # noqa: PLC0415
-
     logging.getLogger("asyncua").setLevel(logging.CRITICAL)
     yield
     logging.getLogger("asyncua").setLevel(logging.WARNING)

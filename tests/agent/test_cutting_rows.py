@@ -159,6 +159,9 @@ def test_a_bad_value_leaves_out_its_row_and_only_that_row_and_breaks_the_run() -
     assert shown(rows) == [row(10, 1.0, 7.0, 1.0), row(30, 1.0, 9.0, 1.0)]
     assert rows.follows.tolist() == [False, False]
     assert machine.incomplete == 1
+    assert machine.lacking.tolist() == [False, True, False]
+    machine.push(block(*(sample(channel, 40) for channel in range(3))), now_s=0.0)
+    assert not machine.lacking.any()
 
 
 def test_a_bad_value_can_leave_the_last_one_standing() -> None:

@@ -1,5 +1,6 @@
 """The store of samples as its users see it: what goes in comes out, or is said to be missing."""
 
+import errno
 import os
 import resource
 import threading
@@ -376,6 +377,33 @@ def test_a_write_that_stopped_halfway_is_cut_off_and_done_again(
     assert again == (list(range(210)) if goes_on else [*range(100), 200])
     assert not list((tmp_path / "samples").glob("*.damaged"))
     assert file.read_bytes().startswith(sound)
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_after_a_sync_that_failed_every_sample_is_there_once(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, goes_on: bool
+) -> None:
+    store = open_store(tmp_path, clock)
+    store.append(noise(0, 100))
+    store.flush()
+
+    def fails(_file: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    store.append(noise(100, 100))
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", fails)
+        store.flush()
+        store.flush()
+    assert "disk failing (Input/output error)" in store.problem
+    assert read(store) == list(range(100))
+    if goes_on:
+        store.flush()
+        assert store.problem == ""
+        assert len(list((tmp_path / "samples").iterdir())) == 2  # no page of the old one is trusted
+    store = open_store(tmp_path, clock)
+    assert read(store) == list(range(200))
+    assert store.counters().stored == 200
 
 
 def test_of_a_damaged_file_the_rest_is_read_and_the_hole_is_marked(

@@ -13,8 +13,8 @@
 //   user, password     the only user (none: anonymous)
 //   max_items_per_call MaxMonitoredItemsPerCall (none)
 //
-// Namespace urn:journeyman:plant, object s=Line1 with variables that change at each tick k, all with
-// its source timestamp, start_ms + k * period:
+// Namespace urn:journeyman:plant, object s=Line1 with variables that change at each tick k, all
+// with its source timestamp, start_ms + k * period:
 //   s=Count  Double k            s=Kept  Double k, with history      s=Late  Double k
 //   s=Ranged Double k mod 100, EURange 0..100
 //   s=Wave   Float[8], k + 0..7, ten times a second   s=State String RUN or STOP, once a second
@@ -86,7 +86,8 @@ class Plant {
       dataType: "Double",
       minimumSamplingInterval: 0, // reported by exception: every tick is a sample
     };
-    const double = (valueAt) => (k) => new Variant({ dataType: DataType.Double, value: valueAt(k) });
+    const double = (valueAt) => (k) =>
+      new Variant({ dataType: DataType.Double, value: valueAt(k) });
     const number = (name.match(/^N(\d+)$/) || [])[1];
     const kinds = {
       Ranged: [{}, double((k) => k % 100)],
@@ -103,7 +104,8 @@ class Plant {
             engineeringUnitsRange: { low: 0, high: 100 },
           })
         : this.namespace.addVariable({ ...common, ...more });
-    const every = { Wave: this.options.hz / 10, State: this.options.hz, Still: Infinity }[name] || 1;
+    const { hz } = this.options;
+    const every = { Wave: hz / 10, State: hz, Still: Infinity }[name] || 1;
     const write = (k, at) => node.setValueFromSource(valueAt(k), StatusCodes.Good, at);
     write(this.tick, this.timeOf(this.tick));
     this.writers.set(name, (k, at) => k % every === 0 && write(k, at));
@@ -151,7 +153,9 @@ class Plant {
     if (command === "remove") this.remove(name);
     if (command === "forget") {
       const { engine } = this.server;
-      this.sessions().forEach((each) => engine.closeSession(each.authenticationToken, true, "Terminated"));
+      this.sessions().forEach((each) =>
+        engine.closeSession(each.authenticationToken, true, "Terminated"),
+      );
     }
     if (command === "end") {
       this.sessions().forEach((session) =>
@@ -203,9 +207,14 @@ async function main() {
     buildInfo: { productName: "journeyman test plant", buildNumber: "1", buildDate: new Date(0) },
     serverInfo: { applicationUri: options.application_uri || "urn:journeyman:test:plant" },
     serverCertificateManager,
-    ...(options.certificate && { certificateFile: options.certificate, privateKeyFile: options.key }),
+    ...(options.certificate && {
+      certificateFile: options.certificate,
+      privateKeyFile: options.key,
+    }),
     allowAnonymous: !options.user,
-    userManager: { isValidUser: (user, word) => user === options.user && word === options.password },
+    userManager: {
+      isValidUser: (user, word) => user === options.user && word === options.password,
+    },
     serverCapabilities: { operationLimits: limits },
   });
   await server.initialize();

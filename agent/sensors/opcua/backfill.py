@@ -233,11 +233,12 @@ class Backfill:
 
     def _conclude(self, channel: int, span: Span) -> None:
         """Close the gap where all is known to be there; else say why it is not."""
+        # Where samples were placed, the gap before them was marked, or is proven not to be.
+        begins_whole = span.has_before or span.placed_us != span.before_us
+        self._timeline.close_gap(channel)
         if span.problem:
             self._timeline.open_gaps([channel], f"{_NO_HISTORY}: {span.problem}")
-        elif span.has_before and span.has_until:
-            self._timeline.close_gap(channel)
-        else:
+        elif not (begins_whole and span.has_until):
             self._timeline.open_gaps([channel], _NOT_ALL)
 
 

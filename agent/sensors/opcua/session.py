@@ -147,18 +147,23 @@ def install(client: Client, sink: Sink) -> None:
 
 def _without_items(published: Publish) -> ua.PublishResponse:
     """What asyncua needs of a message: whose it is, its number, and whether to acknowledge it."""
-    response = ua.PublishResponse()
-    parameters = response.Parameters
-    parameters.SubscriptionId = ua.UInt32(published.subscription_id)
-    parameters.MoreNotifications = published.more_notifications
-    message = parameters.NotificationMessage
-    message.SequenceNumber = ua.UInt32(published.sequence_number)
-    message.PublishTime = _EPOCH + published.publish_time_us * _US
-    message.NotificationData = [] if published.is_keep_alive else [_NO_ITEMS]
-    return response
+    message = ua.NotificationMessage(
+        SequenceNumber=ua.UInt32(published.sequence_number),
+        PublishTime=_EPOCH + published.publish_time_us * _US,
+        NotificationData=[] if published.is_keep_alive else [_NO_ITEMS],
+    )
+    return ua.PublishResponse(
+        ResponseHeader=_GOOD,
+        Parameters=ua.PublishResult(
+            SubscriptionId=ua.UInt32(published.subscription_id),
+            MoreNotifications=published.more_notifications,
+            NotificationMessage=message,
+        ),
+    )
 
 
 _NO_ITEMS = ua.DataChangeNotification(MonitoredItems=[])
+_GOOD = ua.ResponseHeader()
 
 
 def columns_of(message: ua.NotificationMessage) -> Items:
