@@ -40,7 +40,7 @@ def channel_lines(
     """Statistics of every channel as a table, a line each; see `agent.signals.quality`."""
     units = {channel.name: channel.unit for channel in channels}
     head = ("channel", "samples", "bad", "uncertain", "gaps", "last", "mean", "deviation", "least")
-    lines = [(*head, "most", "per second", "clock")]
+    lines: list[tuple[str, ...]] = [(*head, "most", "per second", "clock")]
     for each in found:
         counts = (each.samples, each.bad, each.uncertain, each.gaps)
         numbers = (each.last, each.mean, each.deviation, each.least, each.most)

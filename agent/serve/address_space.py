@@ -1,7 +1,7 @@
 """Objects and variables of the agent's own namespace: added to the address space, and written.
 
-Values are put there directly: 20 us each, where asyncua's own client takes 400.  Nobody else writes
-them (`guarded.py`).
+Values are put there directly: 7 us each, where asyncua's `Node.write_value` takes 27.  Nobody else
+writes them (`guarded.py`).
 """
 
 from datetime import UTC, datetime

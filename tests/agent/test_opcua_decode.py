@@ -10,7 +10,7 @@ from asyncua.ua.ua_binary import nodeid_to_binary
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from agent.sensors.opcua.decode import Columns, decode
+from agent.sensors.opcua.decode import Columns, Decoder, decode
 from tests.agent.opcua_messages import (
     FIRST_TICK,
     NOW_TICKS,
@@ -24,6 +24,8 @@ from tests.agent.opcua_messages import (
     assert_equals_asyncua,
     data_change,
     response,
+    rows_of,
+    rows_of_arrays,
 )
 
 NUMBERS = {
@@ -81,6 +83,9 @@ ITEMS = st.builds(
     server=TICKS,
     server_picoseconds=st.none() | st.integers(0, 9999),
 )
+
+
+CHANGES = st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=4)
 
 
 @st.composite
@@ -204,6 +209,36 @@ def test_waveforms_among_types_that_take_turns_are_found() -> None:
     assert [each.status for each in found.arrays] == [OVERFLOW] * 30
 
 
+def assert_decodes_alike(decoder: Decoder, body: bytes) -> None:
+    """What a decoder remembers does not change what it reads."""
+    found, fresh = decoder.decode(body), decode(body)
+    assert (found is None) == (fresh is None)
+    if found is not None and fresh is not None:
+        assert rows_of(found.columns) == rows_of(fresh.columns)
+        assert rows_of_arrays(found.arrays) == rows_of_arrays(fresh.arrays)
+
+
+@settings(max_examples=150)
+@given(st.lists(items(), min_size=1, max_size=3), st.data())
+def test_a_remembered_order_of_items_never_changes_what_is_read(
+    orders: list[list[Item]], data: st.DataObject
+) -> None:
+    decoder = Decoder()
+    for made in data.draw(st.lists(st.sampled_from(orders), min_size=2, max_size=6)):
+        body = bytearray(response(data_change(*made)))
+        for at, byte in data.draw(CHANGES):
+            body[at % len(body)] = byte
+        assert_decodes_alike(decoder, bytes(body))
+
+
+def test_another_type_of_the_same_length_is_noticed_behind_a_remembered_order() -> None:
+    decoder = Decoder()
+    kinds = [ua.VariantType.Float, ua.VariantType.Int32, ua.VariantType.UInt32]
+    for turn in range(6):
+        made = [Item(at, ua.Variant(at, kinds[(at + turn // 2) % 3])) for at in range(30)]
+        assert_decodes_alike(decoder, response(data_change(*made)))
+
+
 def test_an_array_with_dimensions_has_its_shape() -> None:
     picture = ua.Variant([[1, 2, 3], [4, 5, 6]], ua.VariantType.Byte)
     found = assert_equals_asyncua(response(data_change(Item(value=picture))))
@@ -304,7 +339,6 @@ def messages() -> Iterator[bytes]:
 
 
 MESSAGES = list(messages())
-CHANGES = st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=4)
 
 
 @settings(max_examples=400)

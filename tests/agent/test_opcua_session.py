@@ -12,8 +12,7 @@ from asyncua.common.subscription import Subscription
 from asyncua.common.utils import Buffer
 from asyncua.ua.uaerrors import UaStructParsingError
 
-from agent.sensors.opcua import session
-from agent.sensors.opcua.decode import ArrayValue, Columns, Publish, decode
+from agent.sensors.opcua.decode import ArrayValue, Columns, Decoder, Publish
 from agent.sensors.opcua.session import FastSession, columns_of, install, items_of
 from tests.agent.opcua_messages import assert_equals_asyncua, response
 
@@ -336,12 +335,13 @@ def test_messages_of_node_opcua_are_read_as_asyncua_reads_them(
     node_opcua_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bodies: list[bytes] = []
+    decode = Decoder.decode
 
-    def recording(body: bytes) -> Publish | None:
+    def recording(self: Decoder, body: bytes) -> Publish | None:
         bodies.append(body)
-        return decode(body)
+        return decode(self, body)
 
-    monkeypatch.setattr(session, "decode", recording)
+    monkeypatch.setattr(Decoder, "decode", recording)
     received = Received()
 
     async def scenario() -> None:
