@@ -41,7 +41,7 @@ from agent.serve import Outputs
 from agent.signals.cutting import RowCutter
 from agent.signals.quality import Quality
 from agent.signals.rows import Rows, joined
-from agent.status import Status, write_channels, write_status
+from agent.status import CHANNELS_FILE_NAME, FILE_NAME, Status, as_json, replace_file
 from agent.status_words import clocks_in_words, health, in_one_line
 from agent.tombstones import bury_doomed
 from agent.turn import Turn
@@ -138,7 +138,6 @@ class Agent:
             self._status,
         )
         self._unkept: list[Rows] = []
-        self._channels_s = 0.0
         self._connection = Connection(
             settings.broker,
             identity,
@@ -191,7 +190,7 @@ class Agent:
             await self._process.close()
             self._take(self._acquisition.rows_now())
             self._keep()
-            self._write_status()
+            self._write_status(as_json(self._look()))
 
     async def _serve_labels(self) -> None:
         credential = self._identity.credential
@@ -238,25 +237,26 @@ class Agent:
         interval_s = watchdog_interval_s()
         if interval_s is not None:
             logger.info("watchdog every %.1f s", interval_s)
+        channels_s = 0.0
         while True:
-            self._write_status()
+            # In a thread, because a card may take its time, and scores do not wait.
+            await asyncio.to_thread(self._write_status, as_json(self._look()))
             notify("WATCHDOG=1")
             await asyncio.sleep(_STATUS_S)
-            if time.monotonic() - self._channels_s >= _CHANNELS_S:
-                self._channels_s = time.monotonic()
-                self._look_at_channels()
+            if time.monotonic() - channels_s >= _CHANNELS_S:
+                channels_s = time.monotonic()
+                found = self._acquisition.quality.summary(time.time_ns() // 1000)
+                self._status.clocks = clocks_in_words(found)
+                with contextlib.suppress(OSError):  # told with the status
+                    path = self._state / CHANNELS_FILE_NAME
+                    await asyncio.to_thread(replace_file, path, as_json(found))
 
-    def _look_at_channels(self) -> None:
-        """Write the statistics of every channel, and say which clocks are off."""
-        found = self._acquisition.quality.summary(time.time_ns() // 1000)
-        self._status.clocks = clocks_in_words(found)
-        with contextlib.suppress(OSError):  # told with the status
-            write_channels(self._state, found)
-
-    def _write_status(self) -> None:
+    def _look(self) -> Status:
+        """The status as it is now."""
         status, adopted = self._status, self._adoption.current
         status.source = in_one_line(report.state for report in self._acquisition.reports)
         status.sources = self._acquisition.reports
+        status.outputs = self._outputs.reports
         status.late, status.incomplete_rows = self._cutter.late, self._cutter.incomplete
         lacking = np.flatnonzero(self._cutter.lacking)[:_LACKING_SAID]
         status.lacking = [self._names[at] for at in lacking]
@@ -272,8 +272,11 @@ class Agent:
             status.serving = str(self._personal.serving(adopted).kind)
         status.personal = self._personal.state
         self._outputs.health(health(status))
+        return status
+
+    def _write_status(self, data: bytes) -> None:
         try:
-            write_status(self._state, status)
+            replace_file(self._state / FILE_NAME, data)
         except OSError as error:
             if not self._status_is_stale:
                 logger.warning("the status file is not written: %s", error)

@@ -4,12 +4,13 @@ Written whole and renamed, so a reader never sees half of it; `journeyman-agent 
 """
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from agent.samples import StoreCounters
 from agent.sensors.source import SourceReport
+from agent.serve.inbox import OutputReport
 from agent.signals.quality import ChannelQuality
 from wire.errors import SettingsError
 
@@ -30,6 +31,8 @@ class Status(msgspec.Struct, kw_only=True):
     source: str = "connecting"
     """Of all sources, in one line."""
     sources: list[SourceReport] = []
+    outputs: list[OutputReport] = []
+    """Where scores go."""
     samples: int = 0
     """Since this process started."""
     uncertain: int = 0
@@ -78,21 +81,22 @@ def write_status(directory: Path, status: Status) -> None:
     Raises:
       OSError: the disk is full or can not be written; the old file stays.
     """
-    _write(directory / FILE_NAME, status)
+    replace_file(directory / FILE_NAME, as_json(status))
 
 
-def write_channels(directory: Path, channels: list[ChannelQuality]) -> None:
-    """Replace the file with the statistics of every channel.
+def as_json(what: Status | list[ChannelQuality]) -> bytes:
+    """One of the files' content."""
+    return msgspec.json.format(msgspec.json.encode(what), indent=1)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace one of the files, whole.
 
     Raises:
       OSError: the disk is full or can not be written; the old file stays.
     """
-    _write(directory / CHANNELS_FILE_NAME, channels)
-
-
-def _write(path: Path, what: Any) -> None:  # noqa: ANN401  whatever msgspec encodes
     temporary = path.with_name(f".{path.name}.new")
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(what), indent=1))
+    temporary.write_bytes(data)
     temporary.replace(path)
 
 

@@ -319,6 +319,12 @@ def test_dimensions_that_do_not_fit_the_elements_are_left_to_asyncua() -> None:
         assert decode(body.replace(fits, struct.pack("<3i", *dimensions))) is None
 
 
+def test_dimensions_of_an_empty_array_can_not_ask_for_memory() -> None:
+    dimensions = [ua.Int32(0), *[ua.Int32(2**31 - 1)] * 3]
+    empty = ua.Variant([], ua.VariantType.Byte, dimensions, is_array=True)
+    assert decode(response(data_change(Item(value=empty)))) is None
+
+
 def test_a_length_that_the_message_cannot_hold_is_refused_before_it_is_allocated() -> None:
     body = response(data_change(*[Item(value=double())] * 3))
     for told in range(len(body) - 4):

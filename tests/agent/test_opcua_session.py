@@ -341,7 +341,6 @@ def test_messages_of_node_opcua_are_read_as_asyncua_reads_them(
         bodies.append(body)
         return decode(self, body)
 
-    monkeypatch.setattr(Decoder, "decode", recording)
     received = Received()
 
     async def scenario() -> None:
@@ -358,7 +357,9 @@ def test_messages_of_node_opcua_are_read_as_asyncua_reads_them(
             await until(lambda: len(received.messages) >= 20)
             await subscription.delete()
 
-    asyncio.run(scenario())
+    with monkeypatch.context() as patched:
+        patched.setattr(Decoder, "decode", recording)
+        asyncio.run(scenario())
     read = [assert_equals_asyncua(body) for body in bodies]
     statuses = {status for each in read for status in each.columns.status.tolist()}
     assert {0, 0x808C0000, 0x40900000} <= statuses

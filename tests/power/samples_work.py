@@ -19,8 +19,8 @@ from tests.power.replay import Promises
 from tests.power.sabotage import sabotage
 
 CHANNELS = ("torque", "speed", "vibration")
-FIRST_BATCH = {"first": 0, "second": 40, "third": 70}
-BATCHES = 30
+FIRST_BATCH = {"first": 0, "second": 40, "third": 75}
+BATCHES = 16
 BATCH_US = 20 * 60 * 1_000_000
 SAMPLES = 20
 STEP_US = 1_000_000
@@ -81,7 +81,7 @@ def batches_in(store: SampleStore) -> list[int]:
 
 
 def main() -> None:
-    """Store thirty batches."""
+    """Store sixteen batches."""
     directory, run = Path(sys.argv[1]), sys.argv[2]
     sabotage(sys.argv[3])
     clock, promises = Clock(), Promises(directory)

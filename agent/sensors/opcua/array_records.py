@@ -87,6 +87,6 @@ def _shaped(body: bytes, at: int, value: NDArray[Any]) -> tuple[NDArray[Any], in
     if not 0 < count <= _MOST_DIMENSIONS:
         raise ForeignError
     dimensions = struct.unpack_from(f"<{count}i", body, at + _INT32.size)
-    if min(dimensions) < 0 or math.prod(dimensions) != len(value):
+    if min(dimensions) < 1 or math.prod(dimensions) != len(value):
         raise ForeignError
     return value.reshape(dimensions), at + _INT32.size + 4 * count

@@ -143,9 +143,15 @@ class Decoder:
         order, arrays = find(body, begin, last, count)
         if order.length != last - begin:
             raise ForeignError
-        if not arrays and (subscription in self._orders or len(self._orders) < _MOST_REMEMBERED):
-            self._orders[subscription] = order
+        if not arrays:
+            self._remember(subscription, order)
         return end, fill(body, begin, order), arrays
+
+    def _remember(self, subscription: int, order: Order) -> None:
+        self._orders.pop(subscription, None)
+        self._orders[subscription] = order
+        if len(self._orders) > _MOST_REMEMBERED:
+            del self._orders[next(iter(self._orders))]
 
 
 def decode(body: bytes) -> Publish | None:
