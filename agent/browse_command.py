@@ -23,7 +23,7 @@ from agent.browse.walk import PathError, walk
 from agent.config import AgentTable, TrustTable, resolve
 from agent.enrolled import agent_id
 from agent.sensors.opcua.advice import advice
-from agent.sensors.opcua.link import FAILURES, MALFORMED, reason_of
+from agent.sensors.opcua.link import FAILURES, GOODBYE_S, MALFORMED, reason_of
 from agent.sensors.opcua.security import SecuritySettings, problems_of_security, secure
 from agent.sensors.source import SourceContext
 from agent.trust_command import as_owner
@@ -33,6 +33,8 @@ from wire.settings import read_settings
 _SCHEME = "opc.tcp://"
 _ANYBODY = "browse"
 _ANSWER_S = 10.0
+_SESSION_MS = 60_000
+"""A session that was not closed is forgotten by the server after so long."""
 
 
 class _Server(msgspec.Struct, frozen=True):
@@ -141,6 +143,7 @@ async def _walk(server: _Server, context: SourceContext, path: str, bounds: Boun
 async def _session(server: _Server, context: SourceContext) -> AsyncIterator[UaSession]:
     """A session for a moment, closed at the end."""
     client = Client(server.endpoint, timeout=_ANSWER_S)
+    client.session_timeout = _SESSION_MS
     await secure(client, server, context)
     try:
         await client.connect_socket()
@@ -149,8 +152,10 @@ async def _session(server: _Server, context: SourceContext) -> AsyncIterator[UaS
         await client.create_session()
         await client._activate_with_credentials()  # noqa: SLF001  no public one knows them
         yield client.uaclient.session
-        await client.uaclient.close_session(True)
     finally:
+        with contextlib.suppress(*FAILURES, *MALFORMED):  # it ends by itself after a while
+            async with asyncio.timeout(GOODBYE_S):
+                await client.uaclient.close_session(True)
         client.disconnect_socket()
 
 

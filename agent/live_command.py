@@ -33,7 +33,7 @@ from agent.sensors.modbus import ModbusSettings
 from agent.sensors.source import SourceContext, SourceReport
 from agent.sources import ConfiguredSource, sources_of
 from agent.trust_command import as_owner
-from wire.errors import SettingsError
+from wire.errors import SettingsError, one_line
 from wire.settings import read_settings
 
 _ANYBODY = "test"
@@ -54,6 +54,9 @@ def add_test(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     test.add_argument("config", type=Path, help="the agent's TOML file")
     test.add_argument(
         "--seconds", type=float, default=5.0, metavar="S", help="how long (5); 0: until Ctrl-C"
+    )
+    test.add_argument(
+        "--once", action="store_true", help="end as soon as each channel gave something"
     )
     test.add_argument(
         "--channel", action="append", default=[], metavar="NAME", help="only this one; repeatable"
@@ -100,10 +103,15 @@ def _look(
     shown = [at for at, name in enumerate(names) if name in (options.channel or names)]
     seen = Seen(len(names))
     view = _View(watched, seen, shown, _screen())
+
+    def is_enough() -> bool:
+        view.refresh()
+        return bool(options.once) and all(seen.newest(at, 0.0) is not None for at in shown)
+
     try:
         with scratch_state(context.state_dir, with_pki=any(map(needs_pki, sources))) as scratch:
             inside = SourceContext(context.config_dir, scratch, context.agent)
-            asyncio.run(watch(watched, inside, seen, max(0.0, options.seconds), view.refresh))
+            asyncio.run(watch(watched, inside, seen, max(0.0, options.seconds), is_enough))
     except OSError as error:
         reason = f"can not be used: {error.strerror}"
         raise SettingsError(str(error.filename), None, None, reason) from None
@@ -178,9 +186,9 @@ def summary(
         found = {at: seen.newest(at, now_s) for at in counted}
         names = {at: source.channels[at - source.first].name for at in counted}
         samples = sum(newest.count for newest in found.values() if newest is not None)
-        yield f"{source.key} ({source.title}): {report.state}; {samples} samples"
+        yield f"{source.key} ({source.title}): {one_line(report.state)}; {samples} samples"
         for name, reason in report.problems.items():
-            yield f"  problem: {name}: {reason}"
+            yield f"  problem: {one_line(name)}: {one_line(reason)}"
         silent = [names[at] for at, newest in found.items() if newest is None]
         useless = [names[at] for at, newest in found.items() if newest and not newest.usable]
         if silent:

@@ -5,6 +5,7 @@ calls itself by another name than the agent, whose connection would end otherwis
 """
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -98,7 +99,8 @@ async def why_not(host: str, port: int) -> str:
     except socket.gaierror as error:
         return f"the name is not known ({error.strerror}): check it, and the DNS server"
     except OSError as error:
-        return str(error.strerror or error)
+        # asyncio puts its own words in `strerror`; several addresses that fail have no number.
+        return os.strerror(error.errno) if error.errno else str(error)
     writer.close()
     return ""
 

@@ -22,7 +22,7 @@ from agent.sensors.opcua.trust_store import pki_directory
 from agent.sensors.source import SourceContext, SourceReport
 from agent.sources import ConfiguredSource, SourceTable
 
-REFRESH_S = 0.5
+_REFRESH_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -79,16 +79,16 @@ async def watch(
     context: SourceContext,
     seen: Seen,
     seconds: float,
-    refresh: Callable[[], None],
+    is_enough: Callable[[], bool],
 ) -> None:
-    """Read the sources until the time is over, all have ended, or somebody interrupts.
+    """Read the sources until the time is over, it is enough, all ended, or somebody interrupts.
 
     Args:
       watched: sources whose `first` is their channels' place in `seen`.
       context: what they are given.
       seen: takes their samples.
       seconds: how long; 0 is until interrupted.
-      refresh: called now and then.
+      is_enough: asked now and then; shows what there is, and ends the watch when true.
     """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -107,10 +107,11 @@ async def watch(
             pending = [reader for reader in readers if not reader.done()]
             await asyncio.wait(
                 [*pending, stopping],
-                timeout=min(REFRESH_S, left_s),
+                timeout=min(_REFRESH_S, left_s),
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            refresh()
+            if is_enough():
+                break
         for reader in readers:
             if reader.done():
                 reader.result()  # a source ends by itself only when it has no more to give

@@ -27,6 +27,7 @@ from wire.errors import SettingsError
 from wire.settings import parse_settings
 
 S_US = 1_000_000
+NOBODY = 65_534
 
 
 def live(config: Path, *words: str) -> int:
@@ -35,6 +36,16 @@ def live(config: Path, *words: str) -> int:
     add_test(parser.add_subparsers())
     options = parser.parse_args(["test", str(config), *words])
     return int(options.command(options))
+
+
+def until(text: str, config: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """Test again until this is said, on a slow machine too; returns all that was said with it."""
+    for _ in range(20):
+        live(config, "--seconds", "0.7", *words)
+        shown = capsys.readouterr().out
+        if text in shown:
+            return shown
+    pytest.fail(f"{text!r} is not in {shown}")
 
 
 def configured(federation: Federation, folder: Path, sources: str) -> Path:
@@ -72,21 +83,21 @@ def test_samples_of_an_opcua_server_are_shown_with_quality_and_what_is_missing_i
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    sources = nodes(node_opcua_server, "Temperature", "Stale", "Broken", "Nowhere")
+    sources = nodes(node_opcua_server, "Temperature", "Stale", "Broken")
     config = configured(federation, tmp_path, sources)
-    assert live(config, "--seconds", "1.5") == 1
+    assert live(config, "--seconds", "60", "--once") == 1
     shown = capsys.readouterr().out
-    assert re.search(r"Temperature  \d\d\.\d+ u  Good  20\d\d-.*Z  age ", shown)
+    assert re.search(r"Temperature  \d\d\.?\d* u  Good  20\d\d-.*Z  age ", shown)
     assert "Uncertain (UncertainLastUsableValue)" in shown
     assert "Bad (BadSensorFailure)" in shown
     assert "source.opcua (opcua opc.tcp://127.0.0.1" in shown
-    assert "gave nothing at all: Nowhere" in shown or "gave only Bad samples: Broken, Nowhere" in (
-        shown
-    )
-    assert "problem: Nowhere:" in shown
+    assert "gave only Bad samples: Broken" in shown
     assert not (tmp_path / "state").exists()
-    assert live(config, "--seconds", "1", "--channel", "Temperature") == 0
+    assert live(config, "--seconds", "60", "--once", "--channel", "Temperature") == 0
     assert "Stale" not in capsys.readouterr().out
+    config = configured(federation, tmp_path, nodes(node_opcua_server, "Nowhere"))
+    until("problem: Nowhere:", config, capsys)
+    assert live(config, "--seconds", "0.1") == 1
 
 
 def test_an_untrusted_server_lands_in_the_agents_own_trust_list(
@@ -98,14 +109,19 @@ def test_an_untrusted_server_lands_in_the_agents_own_trust_list(
     security = '[source.opcua.security]\npolicy = "Basic256Sha256"\n'
     sources = nodes(node_opcua_server, "Temperature", security=security)
     config = configured(federation, tmp_path, sources)
-    assert live(config, "--seconds", "1") == 1
-    assert "journeyman-agent trust add CONFIG" in capsys.readouterr().out
-    pki = pki_directory(tmp_path / "state")
+    state = tmp_path / "state"
+    state.mkdir()
+    if os.geteuid() == 0:
+        os.chown(state, NOBODY, NOBODY)  # as systemd does, whose unit has a user of its own
+    until("journeyman-agent trust add CONFIG", config, capsys)
+    pki = pki_directory(state)
     (rejected,) = (pki / "rejected").iterdir()
+    owners = {path.stat().st_uid for path in state.rglob("*")}
+    assert owners == {state.stat().st_uid}, "root left nothing that the agent can not use"
     (pki / "trusted").mkdir(exist_ok=True)
     shutil.copy(rejected, pki / "trusted" / "line.der")
-    assert live(config, "--seconds", "1.5") == 0
-    assert {path.name for path in (tmp_path / "state").iterdir()} == {"sources"}
+    assert live(config, "--seconds", "60", "--once") == 0
+    assert {path.name for path in state.iterdir()} == {"sources"}
     assert (pki / "own" / "certificate.der").exists()
 
 
@@ -121,14 +137,12 @@ def test_modbus_values_and_dead_devices_are_told_apart(
     sources = line.format(slave_port) + channel.format("steady")
     sources += line.format(free_port()) + channel.format("dead")
     config = configured(federation, tmp_path, sources)
-    assert live(config, "--seconds", "1") == 1
-    shown = capsys.readouterr().out
+    shown = until("Connection refused", config, capsys)
     assert "steady  15 bar  Good" in shown
     assert "Bad (BadNoCommunication)" in shown
     assert "source.modbus[1]" in shown
-    assert "Connection refused" in shown
     assert "gave only Bad samples: dead" in shown
-    assert live(config, "--seconds", "0.5", "--source", "source.modbus[0]") == 0
+    assert live(config, "--seconds", "60", "--once", "--source", "source.modbus[0]") == 0
     assert "dead" not in capsys.readouterr().out
     with pytest.raises(SettingsError, match=r"there are: source.modbus\[0\], source.modbus\[1\]"):
         live(config, "--source", "opcua")
@@ -219,9 +233,7 @@ column = 0
     (tmp_path / "state" / "status.json").write_text("{}")  # as an agent that runs writes it
     try:
         with serial.Serial(device, exclusive=True):
-            assert live(config, "--seconds", "0.5") == 1
-            shown = capsys.readouterr().out
-            assert "another program uses it" in shown
+            shown = until("another program uses it", config, capsys)
             assert f"the agent is running and holds {device}" in shown
             assert "systemctl stop journeyman-agent" in shown
             assert "gave nothing at all: oven" in shown or "only Bad samples: oven" in shown
@@ -248,7 +260,7 @@ address = 1
 """
     table = parse_settings(text, SourceTable, "test")
     safe = harmless(table)
-    assert [each.settings for each in sources_of(safe)][0] == table.modbus
+    assert next(each.settings for each in sources_of(safe)) == table.modbus
     images = safe.images
     assert isinstance(images, tuple)
     assert images[0].after == "leave"
