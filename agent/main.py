@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 from agent.app import run
+from agent.browse_command import add_browse
 from agent.config import read_agent_settings, read_identity, resolve
+from agent.doctor_command import add_doctor
 from agent.enrol import install, request
 from agent.label_command import add_label
+from agent.live_command import add_test
 from agent.status import read_channels, read_status
 from agent.status_words import channel_lines
 from agent.trust_command import add_trust
@@ -39,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="journeyman-agent",
-        description="Reads machines over OPC UA, learns on site, and shares only client updates.",
+        description="Reads machines, learns on site, and shares only client updates.",
         epilog="Every key of the configuration file is explained in configs/agent.toml.",
     )
     parser.add_argument("--verbose", action="store_true", help="log every step")
@@ -54,9 +57,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         if name == "status":
             sub.add_argument("--channels", action="store_true", help="every channel's statistics")
-    _add_enrol(commands)
-    add_label(commands)
+    add_test(commands)
+    add_browse(commands)
+    add_doctor(commands)
     add_trust(commands)
+    add_label(commands)
+    _add_enrol(commands)
     return parser
 
 

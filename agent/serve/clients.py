@@ -88,7 +88,7 @@ class Clients:
         except (MalformedError, SettingsError) as error:
             return str(error)
         leaf = chain[0]
-        refused = refusal(chain, application_uri(leaf), trust, utc_now())
+        refused = refusal(chain, application_uri(leaf), trust, utc_now(), peer="client")
         if refused is None:
             return ""
         named = f"{subject_of(leaf)}, thumbprint {thumbprint(leaf)}"

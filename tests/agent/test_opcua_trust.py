@@ -151,6 +151,11 @@ def test_a_clients_certificate_of_a_trusted_ca_is_no_servers() -> None:
     root = authority("Plant root", 1)
     client = server(issuer=root, purpose=ExtendedKeyUsageOID.CLIENT_AUTH)
     assert "not for a server" in _reason(_list(root), client)
+    uri = "urn:plant:press1"
+    assert refusal([client.certificate], uri, _list(root), NOW, peer="client") is None
+    found = refusal([server(issuer=root).certificate], uri, _list(root), NOW, peer="client")
+    assert found is not None
+    assert found.reason.startswith("the client's certificate is not for a client")
 
 
 def test_what_a_ca_revoked_is_refused_also_when_it_is_in_the_list_itself() -> None:

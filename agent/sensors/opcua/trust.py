@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -39,6 +40,9 @@ _UNUSABLE = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
+
+
+Peer = Literal["server", "client"]
 
 
 @dataclass(frozen=True)
@@ -77,21 +81,26 @@ class Refusal:
 
 
 def refusal(
-    chain: Sequence[x509.Certificate], uri: str, trust: TrustList, now: datetime
+    chain: Sequence[x509.Certificate],
+    uri: str,
+    trust: TrustList,
+    now: datetime,
+    peer: Peer = "server",
 ) -> Refusal | None:
-    """Judge what a server showed; None when it is trusted.
+    """Judge what a peer showed; None when it is trusted.
 
     Args:
-      chain: the server's certificate, then the issuers that it sent.
-      uri: the server's application URI, as its endpoint says.
+      chain: the peer's certificate, then the issuers that it sent.
+      uri: its application URI, as a server's endpoint says.
       trust: the trust list.
       now: the gateway's clock.
+      peer: a server that the agent talks to, or a client of the agent's own server.
     """
     leaf = chain[0]
     reason = (
-        unusable_key(leaf)
-        or _untimely(leaf, "the server's certificate", now)
-        or _wrong_uri(application_uri(leaf), uri)
+        unusable_key(leaf, peer)
+        or _untimely(leaf, f"the {peer}'s certificate", now, peer)
+        or _wrong_uri(application_uri(leaf), uri, peer)
     )
     if reason:
         return Refusal(reason)
@@ -100,8 +109,9 @@ def refusal(
     if der(leaf) in anchors:
         issuers = [issuer for issuer in pool if _is_signed_by(leaf, issuer)]
         is_revoked = any(_is_revoked(leaf, issuer, trust.crls) for issuer in issuers)
-        return Refusal("the server's certificate was revoked by its issuer") if is_revoked else None
-    return _refusal_of_path(leaf, pool, anchors, trust, now)
+        reason = f"the {peer}'s certificate was revoked by its issuer"
+        return Refusal(reason) if is_revoked else None
+    return _refusal_of_path(leaf, pool, anchors, trust, now, peer)
 
 
 def _refusal_of_path(
@@ -110,11 +120,12 @@ def _refusal_of_path(
     anchors: set[bytes],
     trust: TrustList,
     now: datetime,
+    peer: Peer,
 ) -> Refusal | None:
     """Judge a certificate that is not itself in the list by the CAs above it."""
-    refused = Refusal("the server's certificate is not trusted", can_be_trusted=True)
+    refused = Refusal(f"the {peer}'s certificate is not trusted", can_be_trusted=True)
     for path in _paths((leaf,), pool, anchors):
-        reason = _wrong_with_path(path, trust, now)
+        reason = _wrong_with_path(path, trust, now, peer)
         if not reason:
             return None
         refused = Refusal(reason)
@@ -143,48 +154,48 @@ def _paths(
 
 
 def _wrong_with_path(
-    path: Sequence[x509.Certificate], trust: TrustList, now: datetime
+    path: Sequence[x509.Certificate], trust: TrustList, now: datetime, peer: Peer
 ) -> str | None:
     for certificate, issuer in itertools.pairwise(path):
         if _is_revoked(certificate, issuer, trust.crls):
             return "a certificate of the chain was revoked by its issuer"
         if isinstance(certificate.signature_hash_algorithm, _WEAK):
             return "a certificate of the chain is signed with a broken hash (MD5 or SHA-1)"
-        untimely = _untimely(issuer, "the certificate of the server's CA", now)
+        untimely = _untimely(issuer, f"the certificate of the {peer}'s CA", now, peer)
         if untimely:
             return untimely
-    if not _may_serve(path[0]):
-        return "the server's certificate is not for a server (extended key usage)"
+    if not _may_be(peer, path[0]):
+        return f"the {peer}'s certificate is not for a {peer} (extended key usage)"
     return None
 
 
-def unusable_key(leaf: x509.Certificate) -> str | None:
+def unusable_key(leaf: x509.Certificate, peer: Peer = "server") -> str | None:
     """Why no security policy here can work with a certificate, whoever trusts it."""
     try:
         key = leaf.public_key()
         _ = list(leaf.extensions)
     except _UNUSABLE as error:
-        return f"the server's certificate can not be used: {error}"
+        return f"the {peer}'s certificate can not be used: {error}"
     if not isinstance(key, rsa.RSAPublicKey) or key.key_size not in _RSA_BITS:
-        return "the key of the server's certificate is not RSA of 2048 to 4096 bits"
+        return f"the key of the {peer}'s certificate is not RSA of 2048 to 4096 bits"
     return None
 
 
-def _wrong_uri(certified: str, uri: str) -> str | None:
+def _wrong_uri(certified: str, uri: str, peer: Peer) -> str | None:
     if certified and certified == uri:
         return None
     holds = f"is for application URI {certified!r}" if certified else "has no application URI"
     return (
-        f"the server's certificate {holds}, but its endpoint says {uri!r}: make a new certificate "
-        "on the server"
+        f"the {peer}'s certificate {holds}, but its endpoint says {uri!r}: make a new certificate "
+        f"on the {peer}"
     )
 
 
-def _untimely(certificate: x509.Certificate, what: str, now: datetime) -> str | None:
+def _untimely(certificate: x509.Certificate, what: str, now: datetime, peer: Peer) -> str | None:
     if is_expired(certificate, now):
         return (
             f"{what} expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC and this "
-            f"gateway's clock says {now:%Y-%m-%d %H:%M}: renew it on the server, or set the clock"
+            f"gateway's clock says {now:%Y-%m-%d %H:%M}: renew it on the {peer}, or set the clock"
         )
     if now < certificate.not_valid_before_utc:
         return (
@@ -206,18 +217,16 @@ def is_authority(certificate: x509.Certificate, below: int = 0) -> bool:
     return basic.path_length is None or below <= basic.path_length
 
 
-def _may_serve(leaf: x509.Certificate) -> bool:
-    """Whether the extended key usage allows a server; without one, everything is allowed."""
+def _may_be(peer: Peer, leaf: x509.Certificate) -> bool:
+    """Whether the extended key usage allows it; without one, everything is allowed."""
+    wanted = {"server": ExtendedKeyUsageOID.SERVER_AUTH, "client": ExtendedKeyUsageOID.CLIENT_AUTH}
     try:
         usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
         return True
     except _UNUSABLE:
         return False
-    return (
-        ExtendedKeyUsageOID.SERVER_AUTH in usage
-        or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usage
-    )
+    return wanted[peer] in usage or ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE in usage
 
 
 def _is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
