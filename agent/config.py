@@ -29,7 +29,7 @@ from wire.codec import MAX_BYTES
 from wire.errors import SettingsError, WireError
 from wire.messages import Credential
 from wire.mqtt import BrokerSettings
-from wire.settings import Settings, read_settings, settings_error
+from wire.settings import Settings, host_problem, read_settings, settings_error
 from wire.signing import PrivateKey, parse_public_key, read_private_key
 from wire.topics import Topics
 from wire.trust import Trust, read_charter, read_credential
@@ -186,6 +186,10 @@ def _problems(settings: AgentSettings) -> Iterator[tuple[str, str]]:
     """Yield (key path, reason) for everything that is wrong with settings of the right types."""
     if not settings.sources:
         yield "source", "needs at least one of " + ", ".join(SourceTable.__struct_fields__)
+    if problem := host_problem(settings.broker.host):
+        yield "broker.host", problem
+    if settings.scores.mqtt is not None and (problem := host_problem(settings.scores.mqtt.host)):
+        yield "scores.mqtt.host", problem
     yield from source_problems(settings.source)
     yield from _channel_problems(settings)
     yield from _row_problems(settings)

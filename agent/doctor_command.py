@@ -51,11 +51,11 @@ def add_doctor(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     doctor.add_argument("config", type=Path, help="the agent's TOML file")
     doctor.add_argument("--json", action="store_true", help="one JSON document, for programs")
     doctor.add_argument("--offline", action="store_true", help="connect to nothing")
-    doctor.set_defaults(command=_doctor)
+    # The findings say what log lines would.
+    doctor.set_defaults(command=_doctor, log_level=logging.CRITICAL)
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    logging.getLogger().setLevel(logging.CRITICAL)  # the findings say it
     config: Path = options.config
     findings = list(examine(config, is_offline=options.offline))
     if options.json:

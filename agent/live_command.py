@@ -70,13 +70,12 @@ def add_test(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         help="show registers of Modbus channels in all types, byte and word orders, and nothing "
         "else; the file may leave the orders out",
     )
-    test.set_defaults(command=_test)
+    # The summary says what log lines would, once.
+    test.set_defaults(command=_test, log_level=logging.CRITICAL)
 
 
 def _test(options: argparse.Namespace) -> int:
     config: Path = options.config
-    if not options.verbose:
-        logging.getLogger().setLevel(logging.CRITICAL)  # the summary says it, once
     # Without the orders the file has problems, and finding them is what --orders is for.
     settings = (
         read_settings(config, AgentSettings) if options.orders else read_agent_settings(config)

@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status: 0 fine, 1 failed, 2 configuration."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO,
+        level=logging.DEBUG if options.verbose else getattr(options, "log_level", logging.INFO),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     logging.getLogger("asyncua").setLevel(logging.WARNING)

@@ -28,7 +28,7 @@ from wire.chunks import CHUNK_BYTES
 from wire.errors import SettingsError, WireError
 from wire.messages import MAX_CHUNKS, Policy
 from wire.mqtt import BrokerSettings
-from wire.settings import Settings, read_settings, settings_error
+from wire.settings import Settings, host_problem, read_settings, settings_error
 from wire.signing import PrivateKey, parse_public_key, read_private_key
 from wire.sparse import problem_with as problem_with_sparse
 from wire.tally import check_judged
@@ -101,6 +101,8 @@ class Identity:
 def read_coordinator_settings(path: Path) -> CoordinatorSettings:
     """Read the file; unknown keys are refused.  The broker's files become full paths."""
     settings = read_settings(path, CoordinatorSettings)
+    if problem := host_problem(settings.broker.host):
+        raise settings_error(path, "broker.host", problem)
     files = {
         name: str(resolve(path, getattr(settings.broker, name)))
         for name in ("password_file", "ca_file", "cert_file", "key_file")

@@ -73,6 +73,18 @@ def settings_error(path: Path, key: str, reason: str) -> SettingsError:
     return SettingsError(str(path), line, key, reason)
 
 
+def host_problem(host: str) -> str:
+    """Say why a name or address can never be connected to; empty when it may.
+
+    A name of another form than RFC 1123's raises `UnicodeError` far down in a connection.
+    """
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return f"{host!r} is neither an address nor the name of a host"
+    return "" if host else "a host has a name or an address"
+
+
 def _located(message: str, text: str, file: str) -> SettingsError:
     at = _PATH.search(message)
     path = at[1].lstrip(".") if at else ""

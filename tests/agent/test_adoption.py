@@ -177,9 +177,7 @@ def refused_bundles(federation: Federation) -> dict[str, tuple[bytes, str]]:
     }
 
 
-@pytest.mark.parametrize(
-    "case", ["draft", "stranger", "flipped", "golden", "agreement"]
-)
+@pytest.mark.parametrize("case", ["draft", "stranger", "flipped", "golden", "agreement"])
 def test_a_refused_bundle_leaves_the_model_in_use_also_after_a_restart(
     tmp_path: Path, federation: Federation, case: str
 ) -> None:

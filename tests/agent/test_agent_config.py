@@ -56,6 +56,18 @@ WRONG = {
         "source.opcua.channel[3].node",
         "without 'ns='",
     ),
+    "host that is none": (
+        "keepalive_s = 2",
+        'host = "plant..broker"',
+        "broker.host",
+        "neither an address nor the name",
+    ),
+    "endpoint without a host": (
+        'endpoint = "opc.tcp://127.0.0.1:4840/machine"',
+        'endpoint = "opc.tcp://plc..line:4840"',
+        "source.opcua.endpoint",
+        "neither an address nor the name",
+    ),
     "node id that is no number": (
         'node = "s=Torque"',
         'node = "i=torque"',

@@ -34,16 +34,22 @@ async def counting(port: int, *names: str, since_s: float) -> AsyncIterator[None
     index = await server.register_namespace(PLANT_URI)
     line = await server.nodes.objects.add_object(_node_id("Line1", index), "Line1")
     nodes = [await line.add_variable(_node_id(name, index), name, 0.0) for name in names]
+    first = int((time.time() - since_s) * HZ)
+
+    async def write(tick: int) -> None:
+        at = ua.DateTime.fromtimestamp(since_s + tick / HZ, UTC)
+        for node in nodes:
+            await node.write_value(ua.DataValue(ua.Variant(float(tick)), None, at, at))
 
     async def count() -> None:
-        tick = int((time.time() - since_s) * HZ)
+        tick = first
         while True:
             while tick < int((time.time() - since_s) * HZ):
                 tick += 1
-                at = ua.DateTime.fromtimestamp(since_s + tick / HZ, UTC)
-                for node in nodes:
-                    await node.write_value(ua.DataValue(ua.Variant(float(tick)), None, at, at))
+                await write(tick)
             await asyncio.sleep(0.5 / HZ)
+
+    await write(first)  # what a client sees that comes before the counter starts
 
     async with server:
         if "Kept" in names:

@@ -28,7 +28,7 @@ from agent.sensors.modbus.registers import (
     registers_of,
 )
 from agent.sensors.source import ChannelSettings
-from wire.settings import Settings
+from wire.settings import Settings, host_problem
 
 UnitId = Annotated[int, msgspec.Meta(ge=0, le=255)]
 IntervalMs = Annotated[int, msgspec.Meta(ge=10, le=86_400_000)]
@@ -197,6 +197,8 @@ def problems(settings: ModbusSettings) -> Iterator[tuple[str, str]]:
     """Yield what is wrong beyond types: key path within the source's table, and reason."""
     if bool(settings.host) == bool(settings.device):
         yield "host", "give either 'host' (TCP) or 'device' (a serial port)"
+    elif settings.host and (problem := host_problem(settings.host)):
+        yield "host", problem
     known = [each.unit_id for each in settings.unit]
     used = {each.unit_id for each in settings.channel}
     for at, unit in enumerate(settings.unit):

@@ -14,7 +14,7 @@ from asyncua import ua
 
 from agent.sensors.opcua.security import SecuritySettings, problems_of_security
 from agent.sensors.source import ChannelSettings
-from wire.settings import Settings
+from wire.settings import Settings, host_problem
 
 UA_NAMESPACE: Final = "http://opcfoundation.org/UA/"
 MAX_CHANNELS: Final = 20_000
@@ -164,6 +164,8 @@ def _endpoint_problem(endpoint: str) -> str:
         return f"{endpoint!r}: {error}"
     if url.scheme != "opc.tcp" or not host or not port:
         return f"{endpoint!r} is not an endpoint such as 'opc.tcp://10.0.0.5:4840'"
+    if problem := host_problem(host):
+        return problem
     if url.username is not None:
         return "an endpoint holds no user name: use the table security"
     return ""
