@@ -145,8 +145,10 @@ class RowCutter:
         if not len(edges):
             return self.no_rows()
         is_due = pending.at_us <= edges[-1]
-        due = pending.take(is_due)
-        self._pending = [pending.take(~is_due)]
+        if is_due.all():
+            due, self._pending = pending, []
+        else:
+            due, self._pending = pending.take(is_due), [pending.take(~is_due)]
         rows = self._rows(edges, *self._held_at(edges, due))
         self._last_us = int(edges[-1])
         return rows
@@ -304,9 +306,12 @@ class RowCutter:
             made = at_us[(pending.channel == self._how.trigger) & ~np.isnan(pending.value)]
             made = made[(made > self._last_us) & (made <= until_us)]
             return np.unique(made)
-        made = np.unique(-(-at_us[at_us > self._last_us] // period)) * period
-        made = made[made <= until_us]
-        return self._filled(made)
+        ends = -(-at_us[at_us > self._last_us] // period)
+        if not len(ends):
+            return ends
+        first, last = ends.min(), ends.max()
+        made = (ends[:1] if first == last else np.unique(ends)) * period
+        return self._filled(made[made <= until_us])
 
     def _filled(self, edges: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows in which nothing changed, where the silence is no longer than the grace time."""
@@ -340,14 +345,12 @@ class RowCutter:
         last = np.full((rows, channels), -1)
         last[row, due.channel] = np.arange(len(due))
         np.maximum.accumulate(last, axis=0, out=last)
-        values = np.where(last >= 0, np.append(due.value, np.nan)[last], self._held)
-        final = last[-1]
-        has = final >= 0
+        is_told = last >= 0  # elsewhere `last` finds any sample, and what is held is taken
+        values = np.where(is_told, due.value[last], self._held)
+        final, has = last[-1], is_told[-1]
         self._held_us[has] = due.at_us[final[has]]
         self._held = values[-1].copy()
-        uncertain = np.where(
-            last >= 0, np.append(due.is_uncertain, False)[last], self._held_uncertain
-        )
+        uncertain = np.where(is_told, due.is_uncertain[last], self._held_uncertain)
         self._held_uncertain = uncertain[-1]
         return values, np.asarray(uncertain.any(axis=1))
 
