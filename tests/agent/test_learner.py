@@ -214,6 +214,7 @@ def learning(
     scenario: Callable[[Site], Awaitable[None]],
     quota_bytes: int = 1 << 30,
     cancels: int = 1,
+    checkpoint_s: float = 0.05,
 ) -> None:
     """Run a scenario beside a learner's task, which is cancelled at its end, once or harder."""
 
@@ -236,7 +237,7 @@ def learning(
                 asyncio.Event(),
                 Unfinished(directory),
                 Turn(directory, 0, adoption.changed),
-                checkpoint_s=0.05,
+                checkpoint_s=checkpoint_s,
             )
             task = asyncio.create_task(learner.run())
             try:
@@ -402,7 +403,8 @@ def test_a_graceful_stop_asks_for_a_checkpoint_and_a_hard_one_does_not(
         await site.until((tmp_path / CHECKPOINT).exists)
         (tmp_path / CHECKPOINT).unlink()
 
-    learning(federation, identity, tmp_path, scenario, cancels=cancels)
+    # Rare ones, so that none is on its way when the task is cancelled.
+    learning(federation, identity, tmp_path, scenario, cancels=cancels, checkpoint_s=1.0)
     assert (tmp_path / CHECKPOINT).exists() is kept
 
 
