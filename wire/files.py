@@ -83,9 +83,24 @@ def read_secret_file(path: Path, cap: int, what: str) -> bytes:
     return data
 
 
+def is_open_to_others(path: Path) -> bool:
+    """Whether anybody but its owner can touch a file.
+
+    From systemd 254 on the copies that LoadCredential makes show group read, the mask of their
+    access list (systemd issue 29096); the folder lets nobody in but the service's user.
+
+    Raises:
+      OSError: it is not there.
+    """
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    is_credential = bool(credentials) and path.parent == Path(credentials)
+    refused = 0o037 if is_credential else 0o077
+    return bool(stat.S_IMODE(path.stat().st_mode) & refused)
+
+
 def check_secret(path: Path, what: str) -> None:
     """Raise `SettingsError` when anybody but its owner can touch the file."""
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+    if is_open_to_others(path):
         reason = f"others can read {what}; run: chmod 600 {path}"
         raise SettingsError(str(path), None, None, reason)
 

@@ -5,7 +5,6 @@ one that others can read is refused.  A public key is shown as 64 hexadecimal di
 """
 
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from wire.errors import SettingsError, SignatureError
+from wire.files import is_open_to_others
 
 _PREFIX = "journeyman-private-key:"
 _KEY_BYTES = 32
@@ -94,13 +94,13 @@ def read_secret(path: Path, prefix: str, hint: str) -> bytes:
       SettingsError: missing, readable by others, or of another kind.
     """
     try:
-        mode = path.stat().st_mode
+        is_open = is_open_to_others(path)
         with path.open(encoding="ascii") as file:
             text = file.read(200).strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = f"can not read the private key: {error}"
         raise SettingsError(str(path), None, None, reason) from None
-    if stat.S_IMODE(mode) & 0o077:
+    if is_open:
         reason = f"others can read this private key; run: chmod 600 {path}"
         raise SettingsError(str(path), None, None, reason)
     try:

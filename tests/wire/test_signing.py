@@ -85,6 +85,25 @@ def test_a_key_file_that_others_can_touch_is_refused(tmp_path: Path, mode: int) 
     assert refused.value.file == str(path)
 
 
+@pytest.mark.parametrize(("mode", "is_read"), [(0o440, True), (0o460, False), (0o444, False)])
+def test_systemds_copy_of_a_key_may_show_group_read_and_no_other_file_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, is_read: bool
+) -> None:
+    (tmp_path / "credentials").mkdir()
+    inside, outside = tmp_path / "credentials" / "agent.key", tmp_path / "agent.key"
+    for path in (inside, outside):
+        write_private_key(path, KEY)
+        path.chmod(mode)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(inside.parent))
+    if is_read:
+        assert read_private_key(inside) == KEY
+    else:
+        with pytest.raises(SettingsError, match="others can read"):
+            read_private_key(inside)
+    with pytest.raises(SettingsError, match="others can read"):
+        read_private_key(outside)
+
+
 @pytest.mark.parametrize(
     "text",
     [
