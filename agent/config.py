@@ -38,13 +38,24 @@ _SHORTEST_PERIOD_S = 0.001
 
 
 class AgentTable(Settings, frozen=True, kw_only=True):
-    """`[agent]`: where this gateway keeps its state."""
+    """`[agent]`: where this gateway keeps its state.
+
+    Attributes:
+      state_dir: folder for samples, rows, outbox, models and status; one agent a folder.
+    """
 
     state_dir: str
 
 
 class TrustTable(Settings, frozen=True, kw_only=True):
-    """`[trust]`: the pinned root and the files that `journeyman keys` made."""
+    """`[trust]`: the pinned root and the files that `journeyman keys` made.
+
+    Attributes:
+      root: the federation root's public key, 64 hexadecimal digits.
+      charter: file signed by the root: whose heads, bundles and credentials count.
+      credential: file with this agent's id and site, signed by the enrolment authority.
+      key: file with this agent's private key.
+    """
 
     root: Annotated[str, msgspec.Meta(min_length=64, max_length=64)]
     charter: str
@@ -53,7 +64,19 @@ class TrustTable(Settings, frozen=True, kw_only=True):
 
 
 class RowsTable(Settings, frozen=True, kw_only=True):
-    """`[rows]`: how samples become rows; either by `trigger` or by `every_s`."""
+    """`[rows]`: how samples become rows; either by `trigger` or by `every_s`.
+
+    Attributes:
+      trigger: channel whose samples make rows: all channels as of its source timestamp.
+      every_s: or a row every so many seconds of source time; 0 with a trigger.
+      grace_s: a row waits so long for channels that have not reached its time; then they are held
+        at their last value.
+      bad: a value whose StatusCode is Bad leaves its rows out, or the last good one is held.
+      uncertain: an Uncertain value is used, or leaves its rows out.
+      gaps: where samples are known to be missing, rows are left out, or the last value is held.
+      group: channel whose change ends a run of rows (an engine, a work order): no window reaches
+        across; empty for none.
+    """
 
     trigger: str = ""
     every_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
@@ -65,7 +88,14 @@ class RowsTable(Settings, frozen=True, kw_only=True):
 
 
 class HistoryTable(Settings, frozen=True, kw_only=True):
-    """`[history]`: the durable ring of rows."""
+    """`[history]`: the durable ring of rows.
+
+    Attributes:
+      capacity_rows: rows kept for training; the oldest go first.
+      capacity_bytes: of their values; large rows (waveforms, images) are fewer.
+      holdout_share: share of the rows that is never trained on, to judge models by.
+      holdout_stretch_s: for models of windows, stretches so long are held out as a whole.
+    """
 
     capacity_rows: Annotated[int, msgspec.Meta(ge=100, le=100_000_000)] = 200_000
     capacity_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] = 256 << 20
@@ -74,7 +104,14 @@ class HistoryTable(Settings, frozen=True, kw_only=True):
 
 
 class TrainingTable(Settings, frozen=True, kw_only=True):
-    """`[training]`: what training may take from the gateway."""
+    """`[training]`: what training may take from the gateway.
+
+    Attributes:
+      pause_s: rest between two trainings.
+      memory_bytes: what the training process may use.
+      idle_s: without work for so long, that process ends and gives all back.
+      backend: what runs the models; `auto`: ONNX Runtime where it is installed, else numpy.
+    """
 
     pause_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 10.0
     memory_bytes: Annotated[int, msgspec.Meta(ge=256 << 20)] = 1 << 30
@@ -83,7 +120,12 @@ class TrainingTable(Settings, frozen=True, kw_only=True):
 
 
 class OutboxTable(Settings, frozen=True, kw_only=True):
-    """`[outbox]`: how much may wait for the link."""
+    """`[outbox]`: how much may wait for the link.
+
+    Attributes:
+      quota_bytes: that may wait; beyond, the oldest unsent update is dropped and accounted for.
+      chunk_bytes: of an update's chunks: what a cut link costs at most.
+    """
 
     quota_bytes: Annotated[int, msgspec.Meta(ge=100_000)] = 256 << 20
     chunk_bytes: Annotated[int, msgspec.Meta(ge=256, le=16 << 20)] = CHUNK_BYTES

@@ -13,6 +13,7 @@ from agent.doctor_command import add_doctor
 from agent.enrol import install, request
 from agent.label_command import add_label
 from agent.live_command import add_test
+from agent.schema_command import add_schema
 from agent.status import read_channels, read_status
 from agent.status_words import channel_lines
 from agent.trust_command import add_trust
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     add_trust(commands)
     add_label(commands)
     _add_enrol(commands)
+    add_schema(commands)
     return parser
 
 

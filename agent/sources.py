@@ -28,6 +28,13 @@ class SourceTable(Settings, frozen=True, kw_only=True):
     """`[source]`: where samples come from.
 
     Each kind once, as `[source.opcua]`, or several times, as `[[source.opcua]]` for each.
+
+    Attributes:
+      opcua: OPC UA servers.
+      modbus: Modbus over TCP and serial lines.
+      lines: serial lines with text or binary frames.
+      replay: recorded files.
+      images: pictures from a folder or a command.
     """
 
     opcua: OpcUaSettings | tuple[OpcUaSettings, ...] = ()

@@ -37,7 +37,13 @@ from wire.trust import Trust, read_charter
 
 
 class CoordinatorTable(Settings, frozen=True, kw_only=True):
-    """`[coordinator]`: state, and the bundle that the federation learns."""
+    """`[coordinator]`: state, and the bundle that the federation learns.
+
+    Attributes:
+      state_dir: folder for the SQLite file with everything; one coordinator a folder.
+      bundle: file of the signed model bundle (`journeyman bundle build`).
+      chunk_bytes: of published chunks; below the broker's maximum packet size.
+    """
 
     state_dir: str
     bundle: str
@@ -45,7 +51,13 @@ class CoordinatorTable(Settings, frozen=True, kw_only=True):
 
 
 class TrustTable(Settings, frozen=True, kw_only=True):
-    """`[trust]`: the pinned root, its charter, and the coordinator's online key."""
+    """`[trust]`: the pinned root, its charter, and the coordinator's online key.
+
+    Attributes:
+      root: the federation root's public key, 64 hexadecimal digits.
+      charter: file signed by the root.
+      key: file with the coordinator's private key; the charter names its public half.
+    """
 
     root: Annotated[str, msgspec.Meta(min_length=64, max_length=64)]
     charter: str
@@ -53,7 +65,11 @@ class TrustTable(Settings, frozen=True, kw_only=True):
 
 
 class AverageTable(Settings, frozen=True, kw_only=True):
-    """`[average]`: how long the memory of the served average is."""
+    """`[average]`: how long the memory of the served average is.
+
+    Attributes:
+      decay: larger forgets early versions faster; 0 is the mean of all.
+    """
 
     decay: Annotated[float, msgspec.Meta(ge=0, le=100)] = 2.0
 

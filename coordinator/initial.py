@@ -31,7 +31,8 @@ class InitialSettings(Settings, frozen=True, kw_only=True):
     """The `[initial]` table.
 
     Attributes:
-      source: see the module.
+      source: the first weights are the `bundle`'s, `random`, of a `file` (safetensors), or those
+        of one `site` that trains alone first.
       seed: of `random`.
       file: of `file`; its tensors are the bundle's shared ones, or all.
       site: of `site`.

@@ -18,6 +18,7 @@ from coordinator.app import (
     web,
 )
 from coordinator.config import read_coordinator_settings, read_identity
+from coordinator.schema_command import add_schema
 from coordinator.strategies.choice import StrategyName
 from wire.errors import SettingsError
 
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         if command is _order:
             sub.add_argument("agent", help="the agent's id")
         sub.set_defaults(command=command, name=name)
+    add_schema(commands)
     return parser
 
 

@@ -61,9 +61,11 @@ class RobustSettings(Settings, frozen=True, kw_only=True):
     than honest ones, which no distance tells; and .2 where there are none (`benchmarks/robust.py`).
 
     Attributes:
-      clip: see the module.
+      clip: to what an update is pulled within the radius: `none`, `norm` (zero) or `centred` (the
+        last version's mean delta).
       radius: largest distance from the centre; 0: it follows the median.
-      combine: see the module.
+      combine: how the buckets become one: `mean` (one bucket), or with three and more
+        `geometric_median`, `trimmed_mean` or `median`.
       buckets: sums that are compared; 1 for `mean`.
       trim: share of the buckets that `trimmed_mean` leaves out at each end.
     """

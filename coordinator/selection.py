@@ -52,6 +52,7 @@ class SelectionSettings(Settings, frozen=True, kw_only=True):
     Attributes:
       concurrency: agents that train at once; `fedavg` has its own number.
       per_agent_cap: updates of one agent in the last `window` versions beyond which it rests.
+      window: versions that are looked back at.
       random_share: share of the slots that is drawn by lot.
       samples, loss, novelty, link, energy: weights of the criteria.
       loss_cap: quantile above which a higher loss earns nothing more.

@@ -24,7 +24,15 @@ Vector = NDArray[np.float64]
 
 
 class ServerOptimizerSettings(Settings, frozen=True, kw_only=True):
-    """The `[server_optimizer]` table."""
+    """The `[server_optimizer]` table.
+
+    Attributes:
+      name: `sgd` adds learning_rate times the mean delta.
+      learning_rate: step size.
+      momentum: of `momentum` (velocity), `adam` and `yogi` (first moment).
+      beta2: of `adam` and `yogi`.
+      epsilon: of `adam` and `yogi`.
+    """
 
     name: Literal["sgd", "momentum", "adam", "yogi"] = "sgd"
     learning_rate: Annotated[float, msgspec.Meta(gt=0, le=10)] = 1.0

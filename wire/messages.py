@@ -142,6 +142,14 @@ class Policy(Message, frozen=True, kw_only=True):
     """How a site trains and what it may send; the head's part of the agreement.
 
     Attributes:
+      epochs: passes over a site's rows.
+      batch_size: rows in a step.
+      optimizer: of the steps at the site.
+      learning_rate: its step size.
+      positive_weight: weight of failures against normal rows in the loss.
+      proximal: pull towards the base version (FedProx, arXiv:1812.06127); 0 for none.
+      average_tail: share of the last steps whose average is sent.
+      min_rows: a site with fewer does not train yet.
       clip_norm: L2 bound of the delta before quantization.
       scale: value of one integer step of an update, the same for everybody.
       bits: width of an update's integers, 4, 8 or 16.
@@ -154,6 +162,7 @@ class Policy(Message, frozen=True, kw_only=True):
       weight_cap: an update weighs min(training rows, weight_cap).
       updates_per_version: updates one agent may make from one base version.
       staleness_cap: versions beyond which the weight decays to `staleness_floor`.
+      staleness_floor: least weight of a stale update.
     """
 
     epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 2

@@ -69,11 +69,18 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     """The `[broker]` table: how to reach the MQTT broker.
 
     Attributes:
+      host: name or address of the broker.
+      port: usually 1883, and 8883 with TLS.
+      protocol: version of MQTT; with 5 the broker's limits and reasons are known.
       keepalive_s: a dead link is noticed within twice this.
       ack_timeout_s: a connection on which nothing moves for this long, while an acknowledgment is
         due, is given up.
       bulk_bytes_s: most bytes of chunks a second; 0 means no limit.
-      ca_file: PEM of the CA; turns TLS on.  `cert_file`, `key_file`: the client's own.
+      username: for the broker's access rules: the agent's id; empty for none.
+      password_file: file with nothing but the password.
+      ca_file: PEM of the CA; turns TLS on.
+      cert_file: PEM of the client's own certificate.
+      key_file: its private key.
     """
 
     host: str = "127.0.0.1"

@@ -100,6 +100,7 @@ class ScoresTable(Settings, frozen=True, kw_only=True):
     Attributes:
       stale_after_s: without a new score for so long, the last one is marked as stale; 0: never.
       queue: scores that wait for an output that is slow or away; then the oldest are dropped.
+      write_back: nodes of machines' servers that the agent writes.
     """
 
     stale_after_s: Annotated[float, msgspec.Meta(ge=0, le=864_000)] = 60.0

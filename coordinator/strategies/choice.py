@@ -20,6 +20,9 @@ class StrategySettings(Settings, frozen=True, kw_only=True):
     """The `[strategy]` table.
 
     Attributes:
+      name: `fedbuff`: a version after `goal` updates; `fedavg`: synchronous rounds; `fedasync`: a
+        version for each update; `calibrated`: fedbuff in which absent agents count with what they
+        sent before; `own`: fedbuff with a rule of yours.
       goal: updates that make a version (fedbuff, calibrated, own).
       clients: updates that make a round (fedavg).
       over_selection: share of agents more than `clients` that a round is granted to (fedavg).

@@ -25,7 +25,15 @@ from wire.settings import Settings
 
 
 class FedAsyncSettings(Settings, frozen=True, kw_only=True):
-    """The `[strategy.fedasync]` table; defaults are those of the paper's experiments."""
+    """The `[strategy.fedasync]` table; defaults are those of the paper's experiments.
+
+    Attributes:
+      mixing: share of a fresh update's model in the new one.
+      staleness: how that falls: `constant`, `polynomial` ((1 + staleness)**-exponent) or `hinge`.
+      exponent: of `polynomial`.
+      slope: of `hinge`, beyond `bend`.
+      bend: staleness up to which `hinge` is 1.
+    """
 
     mixing: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.6
     staleness: Literal["constant", "polynomial", "hinge"] = "polynomial"

@@ -40,7 +40,8 @@ class ImagesSettings(Settings, frozen=True, kw_only=True):
       glob: which of its files; `**/` looks into folders below.
       complete: `stable` takes a file when its size and time have not changed for `settle_s`;
         `renamed` at once, for writers that rename whole files into place.
-      settle_s, poll_s: seconds.
+      settle_s: seconds without a change after which a file counts as whole.
+      poll_s: how often the folder is looked into, in seconds.
       existing: whether files that are there at the very first start are taken.
       after: what becomes of a file that was taken.
       move_to: folder, on the same file system.
@@ -54,6 +55,7 @@ class ImagesSettings(Settings, frozen=True, kw_only=True):
       time_pattern: regular expression with a group `time`, for the file name or comment.
       time_format, time_zone: how that time is written.
       max_pixels, max_bytes: of one frame; larger ones are Bad.
+      channel: what is cut out of each frame.
     """
 
     folder: PathText = ""

@@ -19,32 +19,53 @@ TimestampFormat = Literal["iso", "epoch_s", "epoch_ms", "epoch_us"]
 
 
 class LineChannel(ChannelSettings, frozen=True, kw_only=True):
-    """What the channels of all formats have: the value is `raw * scale + offset`."""
+    """What the channels of all formats have: the value is `raw * scale + offset`.
+
+    Attributes:
+      scale: the sample is raw * scale + offset.
+      offset: in `unit`.
+    """
 
     scale: float = 1.0
     offset: float = 0.0
 
 
 class DelimitedChannel(LineChannel, frozen=True, kw_only=True):
-    """A column, counted from 0; a channel with a shape takes as many columns as it has values."""
+    """A column; a channel with a shape takes as many columns as it has values.
+
+    Attributes:
+      column: its number, from 0.
+    """
 
     column: Annotated[int, msgspec.Meta(ge=0, le=16_383)]
 
 
 class KeyValueChannel(LineChannel, frozen=True, kw_only=True):
-    """The value behind a key."""
+    """The value behind a key.
+
+    Attributes:
+      key: as it stands in the line.
+    """
 
     key: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 
 
 class RegexChannel(LineChannel, frozen=True, kw_only=True):
-    """A named group."""
+    """A named group.
+
+    Attributes:
+      group: its name in `pattern`.
+    """
 
     group: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 
 
 class BinaryChannel(LineChannel, frozen=True, kw_only=True):
-    """One of the frame's fields; a channel with a shape takes a field of as many values."""
+    """One of the frame's fields; a channel with a shape takes a field of as many values.
+
+    Attributes:
+      field: its name in `fields`.
+    """
 
     field: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
 
@@ -67,6 +88,8 @@ class PortSettings(Settings, frozen=True, kw_only=True):
       poll_interval_ms: from request to request.
       answer_timeout_ms: longest wait for the whole answer.
       retries: requests repeated at once when no good answer came.
+      timestamp_format: of the frame's own time, where `timestamp` names one.
+      channel: what to take out of it.
     """
 
     device: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
@@ -84,7 +107,6 @@ class PortSettings(Settings, frozen=True, kw_only=True):
     answer_timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=600_000)] = 500
     retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 1
     timestamp_format: TimestampFormat = "iso"
-    """Of the frame's own time, where `timestamp` names one."""
 
 
 class TextSettings(PortSettings, frozen=True, kw_only=True):

@@ -78,7 +78,11 @@ class ModbusUnit(Settings, frozen=True, kw_only=True):
     Attributes:
       unit_id: which device on the line.
       name: what people call it.
-      timeout_s: instead of the line's, as are all below.
+      poll_interval_ms: instead of the line's, as are all below.
+      timeout_s: how long it may take to begin its answer.
+      retries: further attempts before it is quarantined.
+      max_gap: unwanted registers that are read along to save a request.
+      max_registers: of one request.
     """
 
     unit_id: UnitId
@@ -95,10 +99,12 @@ class ModbusSettings(Settings, frozen=True, kw_only=True):
 
     Attributes:
       host: name or address of a device or a gateway.
+      port: of TCP.
       framing: `rtu` for a serial server that passes RTU frames over TCP.
       device: path of the port; one under /dev/serial/by-id names the same adapter for ever.
       baudrate: bits per second.
       parity: none, even or odd; even is the standard's.
+      stopbits: 1 or 2.
       bytesize: RTU has 8 data bits.
       poll_interval_ms: how often each channel is read, unless its unit or itself says otherwise.
       timeout_s: how long a device may take to begin its answer.
@@ -107,6 +113,8 @@ class ModbusSettings(Settings, frozen=True, kw_only=True):
       pause_ms: silence between an answer and the next request, at least what the line needs.
       max_gap: unwanted registers that are read along to save a request.
       max_registers: of one request.
+      unit: what is different for single devices of the line.
+      channel: what to read.
     """
 
     host: Annotated[str, msgspec.Meta(max_length=253)] = ""

@@ -62,6 +62,7 @@ class ReplaySettings(Settings, frozen=True, kw_only=True):
       repeat: how often; 0 for ever.
       time: `original` keeps the source timestamps, `now` shifts them so that the first is now.
       resume: after a restart, go on where it stopped.
+      channel: what to take out of the file.
     """
 
     file: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
