@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
+from agent.health import Beat, Progress, no_beat, until
 from agent.samples import SampleStore
 from agent.sensors.source import SourceContext, SourceReport
 from agent.signals.block import Block
@@ -30,6 +31,12 @@ logger = logging.getLogger(__name__)
 _CUT_S = 0.05
 _WRITE_S = 1.0
 _MAX_WAITING_ROWS = 100_000
+_CUT_SILENT_S = 30.0
+_WRITE_SILENT_S = 300.0
+"""A card that is worn out may take minutes for what it is given."""
+_SOURCE_SILENT_S = 900.0
+"""A source says every few seconds that it is alive, by an empty block if need be, also while it
+tries in vain; a slow server with ten thousand items may take minutes for its answers."""
 
 
 class Acquisition:
@@ -42,6 +49,7 @@ class Acquisition:
       store: keeps samples.
       quality: statistics of every channel.
       status: what people see; the counters of samples are this task's.
+      progress: where its tasks are watched.
     """
 
     def __init__(
@@ -52,10 +60,12 @@ class Acquisition:
         store: SampleStore,
         quality: Quality,
         status: Status,
+        progress: Progress | None = None,
     ) -> None:
         self._sources, self._context = sources, context
         self._cutter, self.store, self.quality = cutter, store, quality
         self._status = status
+        self._progress = progress or Progress()
         self.reports = [SourceReport(source.title) for source in sources]
         self._waiting: deque[Rows] = deque()
         self._waiting_rows = 0
@@ -72,9 +82,9 @@ class Acquisition:
         finally:
             self.store.close()
 
-    async def rows(self) -> Rows:
-        """Wait for rows and take all there are, one or more."""
-        await self._has_rows.wait()
+    async def rows(self, beat: Beat = no_beat) -> Rows:
+        """Wait for rows, and beat meanwhile; take all there are, one or more."""
+        await until(self._has_rows, beat)
         return self.rows_now()
 
     def rows_now(self) -> Rows:
@@ -86,9 +96,12 @@ class Acquisition:
         return joined(parts)
 
     async def _read(self, source: ConfiguredSource, report: SourceReport) -> None:
-        async with contextlib.aclosing(source.open(self._context, report)) as blocks:
-            async for block in blocks:
-                self._take(block.shifted(source.first))
+        silent_s = _SOURCE_SILENT_S + source.silent_s
+        with self._progress.watching(source.key, silent_s) as beat:
+            async with contextlib.aclosing(source.open(self._context, report)) as blocks:
+                async for block in blocks:
+                    beat()
+                    self._take(block.shifted(source.first))
         logger.info("%s: %s", report.name, report.state)
 
     def _take(self, block: Block) -> None:
@@ -104,15 +117,19 @@ class Acquisition:
 
     async def _cut(self) -> None:
         """Cut rows whose grace time is over."""
-        while True:
-            await asyncio.sleep(_CUT_S)
-            self._give(self._cutter.cut(time.monotonic()))
+        with self._progress.watching("acquisition clock", _CUT_SILENT_S) as beat:
+            while True:
+                await asyncio.sleep(_CUT_S)
+                self._give(self._cutter.cut(time.monotonic()))
+                beat()
 
     async def _write(self) -> None:
         """Write the samples that are due; in a thread, because a card may take its time."""
-        while True:
-            await asyncio.sleep(_WRITE_S)
-            await asyncio.to_thread(self.store.tick)
+        with self._progress.watching("sample store", _WRITE_SILENT_S) as beat:
+            while True:
+                await asyncio.sleep(_WRITE_S)
+                await asyncio.to_thread(self.store.tick)
+                beat()
 
     def _give(self, rows: Rows) -> None:
         if not len(rows):

@@ -11,6 +11,7 @@ starts it again; what matters is in the durable files.
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import random
 import signal
@@ -22,8 +23,9 @@ import numpy as np
 from agent.acquisition import Acquisition
 from agent.adoption import Adoption
 from agent.config import AgentSettings, Identity, read_agent_settings, read_identity, resolve
-from agent.connection import Connection
+from agent.connection import SOFTWARE, Connection
 from agent.delivery import Schedule
+from agent.health import Board, Progress, keep_watch, serve_health
 from agent.history import History
 from agent.labels import Labels, serve_labels
 from agent.learner import Learner, Operator
@@ -59,6 +61,10 @@ _KEEP_S = 0.5
 _STATUS_S = 0.5
 _HOUSE_S = 5.0
 _CHANNELS_S = 10.0
+_WATCH_S = 1.0
+_SILENT_S = 60.0
+_STATUS_SILENT_S = 300.0
+"""A card may take its time."""
 _LACKING_SAID = 10
 
 
@@ -95,6 +101,8 @@ class Agent:
         )
         self._turn = Turn(state, self._history.training_rows(), self._adoption.changed)
         self._operator = Operator()
+        self._progress = Progress()
+        self._board = Board(self._progress, SOFTWARE, settings.metrics.channels)
         self._process = TrainingProcess(
             memory_bytes=settings.training.memory_bytes,
             idle_s=settings.training.idle_s,
@@ -136,6 +144,7 @@ class Agent:
             SampleStore(state / "samples", names, settings.store),
             Quality(names, _clocks(settings)),
             self._status,
+            self._progress,
         )
         self._unkept: list[Rows] = []
         self._connection = Connection(
@@ -149,6 +158,8 @@ class Agent:
             self._status,
             Schedule(self._outbox.open_updates(), random.Random()),  # noqa: S311  jitter only
             self._made,
+            self._progress,
+            settings.outbox.chunk_bytes,
         )
 
     def stop(self, task: "asyncio.Task[None]") -> None:
@@ -173,6 +184,7 @@ class Agent:
             Unfinished(self._state),
             self._turn,
             chunk_bytes=self._settings.outbox.chunk_bytes,
+            progress=self._progress,
         )
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -185,6 +197,9 @@ class Agent:
                 tasks.create_task(self._outputs.run(), name="scores out")
                 tasks.create_task(self._serve_labels(), name="labels")
                 tasks.create_task(self._report(), name="report")
+                tasks.create_task(self._keep_watch(), name="watchdog")
+                metrics = self._settings.metrics
+                tasks.create_task(serve_health(self._board, metrics), name="health")
                 tasks.create_task(self._keep_house(counter), name="keep house")
         finally:
             await self._process.close()
@@ -199,9 +214,10 @@ class Agent:
 
     async def _score_rows(self) -> None:
         """Score what arrives with what is served."""
-        while True:
-            self._take(await self._acquisition.rows())
-            await asyncio.sleep(_GATHER_S)
+        with self._progress.watching("score rows", _SILENT_S) as beat:
+            while True:
+                self._take(await self._acquisition.rows(beat))
+                await asyncio.sleep(_GATHER_S)
 
     def _take(self, rows: Rows) -> None:
         self._scoring.take(rows)
@@ -210,9 +226,11 @@ class Agent:
 
     async def _keep_rows(self) -> None:
         """Make rows durable, those of some moments in one transaction."""
-        while True:
-            await asyncio.sleep(_KEEP_S)
-            self._keep()
+        with self._progress.watching("keep rows", _SILENT_S) as beat:
+            while True:
+                await asyncio.sleep(_KEEP_S)
+                self._keep()
+                beat()
 
     def _keep(self) -> None:
         rows = joined(self._unkept) if self._unkept else self._cutter.no_rows()
@@ -232,24 +250,35 @@ class Agent:
             await asyncio.sleep(_HOUSE_S)
 
     async def _report(self) -> None:
-        """Write the status file and feed the watchdog while the event loop is alive."""
+        """Say how the agent is: status files, and what `/metrics` tells."""
         notify("READY=1")
+        channels_s = 0.0
+        with self._progress.watching("status", _STATUS_SILENT_S) as beat:
+            while True:
+                beat()
+                encoded = as_json(self._look())
+                self._board.post(self._status, encoded, time.monotonic())
+                # In a thread, because a card may take its time, and scores do not wait.
+                await asyncio.to_thread(self._write_status, encoded)
+                await asyncio.sleep(_STATUS_S)
+                if time.monotonic() - channels_s >= _CHANNELS_S:
+                    channels_s = time.monotonic()
+                    await self._report_channels()
+
+    async def _keep_watch(self) -> None:
+        """Feed the watchdog while acquisition, learning and delivery make progress."""
         interval_s = watchdog_interval_s()
         if interval_s is not None:
             logger.info("watchdog every %.1f s", interval_s)
-        channels_s = 0.0
-        while True:
-            # In a thread, because a card may take its time, and scores do not wait.
-            await asyncio.to_thread(self._write_status, as_json(self._look()))
-            notify("WATCHDOG=1")
-            await asyncio.sleep(_STATUS_S)
-            if time.monotonic() - channels_s >= _CHANNELS_S:
-                channels_s = time.monotonic()
-                found = self._acquisition.quality.summary(time.time_ns() // 1000)
-                self._status.clocks = clocks_in_words(found)
-                with contextlib.suppress(OSError):  # told with the status
-                    path = self._state / CHANNELS_FILE_NAME
-                    await asyncio.to_thread(replace_file, path, as_json(found))
+        await keep_watch(self._progress, notify, min(_WATCH_S, (interval_s or math.inf) / 2))
+
+    async def _report_channels(self) -> None:
+        found = self._acquisition.quality.summary(time.time_ns() // 1000)
+        self._status.clocks = clocks_in_words(found)
+        self._board.post_channels(found)
+        with contextlib.suppress(OSError):  # told with the status
+            path = self._state / CHANNELS_FILE_NAME
+            await asyncio.to_thread(replace_file, path, as_json(found))
 
     def _look(self) -> Status:
         """The status as it is now."""

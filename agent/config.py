@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from agent.health import MetricsTable
+from agent.health import problems as metrics_problems
 from agent.labels import LabelsTable
 from agent.labels import problems as label_problems
 from agent.learning.choice import BackendName
@@ -146,6 +148,7 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
     outbox: OutboxTable = OutboxTable()
     personal: PersonalTable = PersonalTable()
     scores: ScoresTable = ScoresTable()
+    metrics: MetricsTable = MetricsTable()
 
     @property
     def sources(self) -> list[ConfiguredSource]:
@@ -236,6 +239,7 @@ def _problems(settings: AgentSettings) -> Iterator[tuple[str, str]]:
     yield from _channel_problems(settings)
     yield from _row_problems(settings)
     yield from label_problems(settings.labels)
+    yield from metrics_problems(settings.metrics)
     for at, label in enumerate(settings.labels.channel):
         if label.event and label.event not in {each.name for each in settings.channels}:
             yield f"labels.channel[{at}].event", f"{label.event!r} is not one of the channels"

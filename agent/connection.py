@@ -14,18 +14,20 @@ import logging
 import math
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.adoption import Adoption
 from agent.conditions import read_conditions
 from agent.config import Identity
 from agent.delivery import Delivery, Schedule
 from agent.fetch import Fetch
+from agent.health import Progress, rest
 from agent.learner import Operator
 from agent.outbox import Outbox
 from agent.reporting import Reporting
 from agent.status import Status
 from agent.turn import Turn
+from wire.chunks import CHUNK_BYTES
 from wire.codec import Counter, ReplayGuard, open_envelope, parse_body, seal
 from wire.errors import (
     LinkDownError,
@@ -46,7 +48,7 @@ from wire.messages import (
     Receipts,
     Report,
 )
-from wire.mqtt import BrokerSettings, Link, Received, Will, connect, reason_of
+from wire.mqtt import BULK, BrokerSettings, Link, Received, Will, connect, reason_of
 from wire.reconnecting import Reconnecting
 from wire.trust import COORDINATOR
 
@@ -56,6 +58,9 @@ SOFTWARE = "journeyman-agent 0.1.0"
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 30.0
 """A short cut should cost little; from there the waits grow, and thousands of gateways spread."""
 _JUDGE_S = 0.25
+_SILENT_S = 600.0
+_SLOWEST_BYTES_S = 1000.0
+"""The first chunks of an update go together, so on a slow link the next one waits for long."""
 
 
 @dataclass
@@ -73,6 +78,8 @@ class Connection:
     schedule: Schedule
     made: asyncio.Event
     """Set when there may be something new to deliver."""
+    progress: Progress = field(default_factory=Progress)
+    chunk_bytes: int = CHUNK_BYTES
 
     def __post_init__(self) -> None:
         self._topics = self.identity.topics
@@ -90,6 +97,14 @@ class Connection:
 
     async def run(self) -> None:
         """Connect, serve, and connect again, for ever."""
+        # What a connection waits for ends within ack_timeout_s when nothing moves.
+        silent_s = _SILENT_S + 4 * self.broker.ack_timeout_s
+        silent_s += BULK * self.chunk_bytes / _SLOWEST_BYTES_S
+        with self.progress.watching("delivery", silent_s) as beat:
+            self._delivery.beat = beat
+            await self._keep_connected()
+
+    async def _keep_connected(self) -> None:
         waits = Reconnecting(_FIRST_WAIT_S, _LONGEST_WAIT_S, random.Random())  # noqa: S311
         while True:
             self._up_s = math.inf
@@ -101,7 +116,7 @@ class Connection:
                 return
             self.status.link, self.status.coordinator = "down", "unknown"
             self._set_live(is_live=False)
-            await asyncio.sleep(waits.wait_s(time.monotonic() - self._up_s))
+            await rest(waits.wait_s(time.monotonic() - self._up_s), self._delivery.beat)
 
     async def _connected(self) -> None:
         self._renewed.clear()

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from agent.config import Identity
+from agent.health import Beat, no_beat, until
 from agent.outbox import Offer, Outbox, UpdateId
 from agent.tombstones import bury_doomed, seal_update
 from wire.chunks import describe, from_bitmap, split
@@ -135,12 +136,14 @@ class Delivery:
     identity: Identity
     coordinator_is_live: asyncio.Event
     wake: asyncio.Event
+    beat: Beat = no_beat
+    """Whoever watches: called whenever the loop or a chunk gets on."""
 
     async def run(self, link: Link, counter: Counter) -> None:
         """Offer updates over one connection until it ends (`LinkDownError`)."""
         self.schedule.reconnected()
         while True:
-            await self.coordinator_is_live.wait()
+            await until(self.coordinator_is_live, self.beat)
             sending = self.schedule.next(self.outbox.open_updates(), time.monotonic())
             if sending is None:
                 await self._wait_for_news()
@@ -177,6 +180,7 @@ class Delivery:
         chunks = split(offer.content, _header(offer).content.chunk_bytes)
         wanted = range(len(chunks)) if sending.chunks is None else sending.chunks
         for index in wanted:
+            self.beat()
             if index < len(chunks) and self.schedule.takes_chunks(offer.id):
                 yield self._topic(offer, index), chunks[index]
 

@@ -12,12 +12,12 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 
 from agent.adoption import Adopted, Adoption
 from agent.asking import Decision
 from agent.config import Identity
+from agent.health import Beat, Progress, no_beat, rest
 from agent.history import History
 from agent.learning.losses import Loss
 from agent.learning.plan import TrainingPlan
@@ -39,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 _AFTER_FAILURE_S = 5.0
 _STOP_S = 1.0
+_SILENT_S = 3600.0
+"""A training says by its checkpoints that it goes on; a step of it, or a graph that is derived, is
+never this long."""
 _USELESS_CHECKPOINT = ("CheckpointError", "CheckpointMismatch")
 
 
@@ -123,10 +126,17 @@ class Learner:
     turn: Turn
     checkpoint_s: float = 30.0
     chunk_bytes: int = CHUNK_BYTES
+    progress: Progress = field(default_factory=Progress)
+    _beat: Beat = no_beat
 
     async def run(self) -> None:
         """Train whenever the head and the rows allow it, until cancelled."""
+        with self.progress.watching("learn", _SILENT_S) as self._beat:
+            await self._learn()
+
+    async def _learn(self) -> None:
         while True:
+            self._beat()
             self._standardise_first()
             adopted = self.adoption.current
             reason = self._reason_to_wait(adopted)
@@ -142,7 +152,7 @@ class Learner:
             self.turn.begin()
             await self._train(self._standardise(adopted), decision)
             self.turn.end()
-            await asyncio.sleep(self.pause_s)
+            await rest(self.pause_s, self._beat)
 
     def _standardise_first(self) -> None:
         """Give a model that is standardised by this site's own rows the first ones, once enough."""
@@ -249,7 +259,7 @@ class Learner:
                 )
             except DiskError as error:  # logged by the outbox
                 self.status.learning = f"waiting for the disk: {error}"
-                await asyncio.sleep(_AFTER_FAILURE_S)
+                await rest(_AFTER_FAILURE_S, self._beat)
 
     def _job(self, adopted: Adopted) -> Job:
         head = adopted.head
@@ -284,7 +294,11 @@ class Learner:
         self, adopted: Adopted, job: Job, rows: TrainingRows, checkpoint: bytes | None
     ) -> TrainingResult:
         """Train; when cancelled, interrupt the child and keep where it stopped, within a second."""
-        keep = partial(self.unfinished.keep, job, rows)
+
+        def keep(checkpoint: bytes) -> None:
+            self._beat()
+            self.unfinished.keep(job, rows, checkpoint)
+
         training = asyncio.ensure_future(
             self.process.train(
                 adopted.train,

@@ -51,12 +51,24 @@ class _Driver:
     blocks: Callable[[Any, SourceContext, SourceReport], Blocks]
     problems: Callable[[Any], Iterator[tuple[str, str]]]
     place: Callable[[Any], str]
+    silent_s: Callable[[Any], float] = lambda _: 0.0
+    """How long settings may keep it from giving any block, an empty one too."""
 
 
 _DRIVERS = {
-    "opcua": _Driver(opcua_blocks, opcua_problems, lambda settings: settings.endpoint),
+    "opcua": _Driver(
+        opcua_blocks,
+        opcua_problems,
+        lambda settings: settings.endpoint,
+        lambda settings: settings.retry_max_s + settings.keep_alive_s + settings.silence_s,
+    ),
     "modbus": _Driver(modbus_blocks, modbus_problems, lambda settings: settings.where),
-    "lines": _Driver(lines_blocks, lines_problems, lambda settings: settings.device),
+    "lines": _Driver(
+        lines_blocks,
+        lines_problems,
+        lambda settings: settings.device,
+        lambda settings: (settings.retries + 1) * settings.answer_timeout_ms / 1000,
+    ),
     "replay": _Driver(replay_blocks, replay_problems, lambda settings: settings.file),
     "images": _Driver(
         images_blocks,
@@ -78,6 +90,7 @@ class ConfiguredSource:
       channels: its channels, in order.
       settings: its table.
       open: makes its blocks.
+      silent_s: how long its settings may keep it from giving any block, an empty one too.
     """
 
     key: str
@@ -87,6 +100,7 @@ class ConfiguredSource:
     channels: tuple[ChannelSettings, ...]
     settings: Settings
     open: OpenSource
+    silent_s: float = 0.0
 
 
 def sources_of(table: SourceTable) -> list[ConfiguredSource]:
@@ -97,7 +111,10 @@ def sources_of(table: SourceTable) -> list[ConfiguredSource]:
         driver, channels = _DRIVERS[kind], tuple(settings.channel)
         title = f"{kind} {driver.place(settings)}"
         opened = partial(driver.blocks, settings)
-        found.append(ConfiguredSource(key, kind, title, first, channels, settings, opened))
+        silent_s = driver.silent_s(settings)
+        found.append(
+            ConfiguredSource(key, kind, title, first, channels, settings, opened, silent_s)
+        )
         first += len(channels)
     return found
 

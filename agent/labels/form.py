@@ -16,12 +16,12 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
@@ -29,6 +29,7 @@ from agent.labels.settings import LabelChannel, LabelsTable, listen_address
 from agent.labels.store import OPERATOR, KeptLabel, Labels
 from agent.labels.words import in_a_line, span_us, value_of
 from agent.signals.label_file import LabelRecord
+from agent.small_server import ANSWER_S, SmallServer
 from wire.database import DiskError
 
 T = TypeVar("T")
@@ -36,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 _MAX_BODY_BYTES = 8192
 _SHOWN = 30
-_ANSWER_S = 10.0
 _USUAL_SPAN = timedelta(minutes=10)
 _STYLE = (
     "body{font:18px system-ui;margin:2rem auto;max-width:46rem;padding:0 1rem;color:#1b2733}"
@@ -47,8 +47,8 @@ _STYLE = (
 )
 
 
-@contextmanager
-def label_form(labels: Labels, table: LabelsTable, title: str) -> Iterator[str]:
+@asynccontextmanager
+async def label_form(labels: Labels, table: LabelsTable, title: str) -> AsyncIterator[str]:
     """Serve the form from here on; gives its address.
 
     Args:
@@ -61,18 +61,18 @@ def label_form(labels: Labels, table: LabelsTable, title: str) -> Iterator[str]:
     """
     form = _Form(labels, table, title, asyncio.get_running_loop())
     handler = partial(_Handler, form)
-    server = ThreadingHTTPServer(listen_address(table.listen), handler)
-    server.daemon_threads = True
+    server = SmallServer(listen_address(table.listen), handler)
     host, port = server.server_address[:2]
     form.hosts = {f"{name}:{port}" for name in (str(host), "localhost", "127.0.0.1", "[::1]")}
     thread = threading.Thread(target=server.serve_forever, name="label form", daemon=True)
     thread.start()
     try:
-        yield f"http://{host!s}:{port}/"
+        shown = f"[{host!s}]" if ":" in str(host) else str(host)
+        yield f"http://{shown}:{port}/"
     finally:
-        server.shutdown()
+        # It looks twice a second whether to stop; other tasks need the loop to end in order.
+        await asyncio.to_thread(server.shutdown)
         server.server_close()
-        thread.join()
 
 
 async def serve_labels(labels: Labels, table: LabelsTable, title: str) -> None:
@@ -80,10 +80,10 @@ async def serve_labels(labels: Labels, table: LabelsTable, title: str) -> None:
 
     An address that is taken is told and leaves the rest working.
     """
-    with ExitStack() as open_form:
+    async with AsyncExitStack() as open_form:
         if table.listen:
             try:
-                address = open_form.enter_context(label_form(labels, table, title))
+                address = await open_form.enter_async_context(label_form(labels, table, title))
                 logger.info("labels can be given at %s", address)
             except OSError as error:
                 logger.warning("no label form at %s: %s", table.listen, error)
@@ -190,13 +190,13 @@ class _Form:
         return f"Label {number} is taken back." if was_there else f"There is no label {number}."
 
     def _on_the_loop(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        return asyncio.run_coroutine_threadsafe(work(), self._loop).result(_ANSWER_S)
+        return asyncio.run_coroutine_threadsafe(work(), self._loop).result(ANSWER_S)
 
 
 class _Handler(BaseHTTPRequestHandler):
     """One request."""
 
-    timeout = _ANSWER_S
+    timeout = ANSWER_S
     server_version = "journeyman"
     sys_version = ""
 

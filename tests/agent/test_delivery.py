@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -165,6 +166,10 @@ class Gateway:
     seen: list[Received] = field(default_factory=list)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     counter: Counter = field(default_factory=lambda: Counter(1))
+    beats: int = 0
+
+    def beat(self) -> None:
+        self.beats += 1
 
     def make(self, content: bytes = CONTENT) -> UpdateId:
         """One more update, with a real header."""
@@ -191,7 +196,9 @@ class Gateway:
     async def delivering(self, **broker: object) -> AsyncIterator[Link]:
         """Deliver over one connection until it is aborted or the block ends."""
         settings = BrokerSettings(port=self.port, **broker)  # type: ignore[arg-type]
-        delivery = Delivery(self.outbox, self.plan, self.identity, self.live, self.wake)
+        delivery = Delivery(
+            self.outbox, self.plan, self.identity, self.live, self.wake, beat=self.beat
+        )
         async with connect(settings, AGENT) as link:
             running = asyncio.create_task(delivery.run(link, self.counter))
             try:
@@ -382,3 +389,39 @@ def test_many_updates_all_arrive_whole_and_in_order(
                 await made.until([HEADER_PART, "0", "1", "2", *[HEADER_PART, "0"] * 11])
 
     asyncio.run(scenario())
+
+
+def test_it_beats_while_it_waits_and_not_while_an_acknowledgment_never_comes(
+    identity: Identity, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.health.waiting._SLICE_S", 0.01)
+
+    async def scenario() -> None:
+        async with gateway(identity, broker) as made:
+            made.live.clear()
+            async with made.delivering(ack_timeout_s=600, keepalive_s=600):
+                await beats_on(made)  # there is no coordinator
+                made.live.set()
+                await made.until([HEADER_PART, "0", "1", "2"])
+                await beats_on(made)  # there is nothing to do
+                assert broker.process is not None
+                broker.process.send_signal(signal.SIGSTOP)
+                try:
+                    made.make()
+                    made.wake.set()
+                    await asyncio.sleep(1.0)
+                    stuck = made.beats
+                    await asyncio.sleep(1.5)
+                    assert made.beats == stuck
+                finally:
+                    broker.process.send_signal(signal.SIGCONT)
+                await beats_on(made)
+
+    asyncio.run(scenario())
+
+
+async def beats_on(made: Gateway) -> None:
+    begin = made.beats
+    async with asyncio.timeout(20):
+        while made.beats < begin + 3:  # noqa: ASYNC110  a counter has no event
+            await asyncio.sleep(0.01)

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import re
+import socket
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -18,12 +19,12 @@ STATES = {"good": 0.0, "scratch <deep>": 2.0}
 TABLE = LabelsTable(listen="127.0.0.1:0", channel=(LabelChannel(name="defect", states=STATES),))
 
 
-def with_form(folder: Path, visit: Callable[[str], None]) -> Labels:
+def with_form(folder: Path, visit: Callable[[str], None], table: LabelsTable = TABLE) -> Labels:
     """Run a visitor in a thread beside the event loop that owns the labels."""
-    labels = Labels(folder / "labels.db", TABLE, ["torque", "defect"], folder)
+    labels = Labels(folder / "labels.db", table, ["torque", "defect"], folder)
 
     async def run() -> None:
-        with label_form(labels, TABLE, "gateway-1, Ulm") as address:
+        async with label_form(labels, table, "gateway-1, Ulm") as address:
             await asyncio.to_thread(visit, address)
 
     asyncio.run(run())
@@ -113,6 +114,19 @@ def test_a_form_of_another_page_or_another_host_is_refused(tmp_path: Path) -> No
         assert get(f"{address}etc/passwd")[0] == 404
 
     assert with_form(tmp_path, visit).newest(10) == []
+
+
+def test_the_form_can_listen_on_ipv6(tmp_path: Path) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        pytest.skip(f"this machine has no IPv6 loopback: {error}")
+
+    def visit(address: str) -> None:
+        assert address.startswith("http://[::1]:")
+        assert get(address)[0] == 200
+
+    with_form(tmp_path, visit, LabelsTable(listen="[::1]:0", channel=TABLE.channel))
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:8485", "192.168.1.4:80", "here", "127.0.0.1:99999"])

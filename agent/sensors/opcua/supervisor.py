@@ -96,6 +96,7 @@ class Supervisor:
                     logger.warning("an answer of the server can not be read", exc_info=True)
                     self._lost(error)
                 self._link.drop()
+                self._pending.put(EMPTY)  # alive, and trying
                 await asyncio.sleep(waits.wait_s(self._up_s()))
         finally:
             await self._link.close()
