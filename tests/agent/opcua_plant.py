@@ -210,6 +210,11 @@ class Taken:
         at = self.channels.index(name)
         return [gap for block in self.blocks for gap in block.gaps if gap.channel == at]
 
+    @property
+    def samples(self) -> int:
+        """How many there are; a source that is alive gives empty blocks too."""
+        return sum(block.samples for block in self.blocks)
+
     def missing(self, name: str) -> list[tuple[float, float]]:
         """Neighbors among the values of a running count between which some are missing."""
         values = self.values(name)
