@@ -78,16 +78,7 @@ class Agent:
         self._names = names = [channel.name for channel in settings.channels]
         cutting = settings.cutting
         self._labels = Labels(state / "labels.db", settings.labels, names, config.parent)
-        self._history = History(
-            state / "history.db",
-            names,
-            settings.history.capacity_rows,
-            settings.history.holdout_share,
-            shapes=cutting.shapes,
-            capacity_bytes=settings.history.capacity_bytes,
-            holdout_stretch_s=settings.history.holdout_stretch_s,
-            relabel=self._labels.relabel,
-        )
+        self._history = _open_history(settings, state, names, self._labels)
         self._outbox = Outbox(state / "outbox.db", settings.outbox.quota_bytes)
         self._models = Models(state / "models.db")
         self._local_tensors = LocalTensors(state)
@@ -119,12 +110,7 @@ class Agent:
         )
         self._made = asyncio.Event()
         self._status_is_stale = False
-        self._status = Status(
-            agent=identity.agent,
-            site=identity.credential.site,
-            federation=identity.trust.federation,
-            pid=os.getpid(),
-        )
+        self._status = _first_status(identity)
         context = SourceContext(config.parent, state, identity.agent)
         self._outputs = Outputs(
             settings.scores, context, identity.credential.site, settings.opcua_sources
@@ -322,6 +308,31 @@ class Agent:
         if kept:
             problems.append(f"damaged files were kept for examination: {', '.join(kept)}")
         return "; ".join(problems) or "ok"
+
+
+def _open_history(
+    settings: AgentSettings, state: Path, names: list[str], labels: Labels
+) -> History:
+    table = settings.history
+    return History(
+        state / "history.db",
+        names,
+        table.capacity_rows,
+        table.holdout_share,
+        shapes=settings.cutting.shapes,
+        capacity_bytes=table.capacity_bytes,
+        holdout_stretch_s=table.holdout_stretch_s,
+        relabel=labels.relabel,
+    )
+
+
+def _first_status(identity: Identity) -> Status:
+    return Status(
+        agent=identity.agent,
+        site=identity.credential.site,
+        federation=identity.trust.federation,
+        pid=os.getpid(),
+    )
 
 
 def _clocks(settings: AgentSettings) -> list[int]:
