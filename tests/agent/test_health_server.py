@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -221,7 +222,8 @@ def test_an_address_that_is_taken_is_told_once_and_tried_again(
 
 
 def test_nothing_is_served_unless_somebody_wants_it() -> None:
-    asyncio.run(serve_health(board()[0], MetricsTable()))
+    asyncio.run(serve_health(board()[0], MetricsTable()))  # returns at once
+    assert "health" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_source_that_was_well_has_a_grace_and_one_that_never_was_has_none() -> None:
