@@ -1,11 +1,10 @@
 """Whether the agent works: its tasks' progress, the watchdog, `/healthz`, `/metrics`."""
 
 from agent.health.board import Board
-from agent.health.progress import Beat, Progress, Stall
-from agent.health.server import serve_health
 from agent.health.settings import MetricsTable, problems
-from agent.health.waiting import no_beat, rest, until
-from agent.health.watch import keep_watch
+from wire.progress import Beat, Progress, Stall
+from wire.waiting import no_beat, rest, until
+from wire.watchdog import keep_watch
 
 __all__ = [
     "Beat",
@@ -20,3 +19,11 @@ __all__ = [
     "serve_health",
     "until",
 ]
+
+
+async def serve_health(board: Board, table: MetricsTable) -> None:
+    """Serve until cancelled, see `server.serve_health`; loaded only when somebody wants it."""
+    if table.listen:
+        from agent.health.server import serve_health as serve  # noqa: PLC0415
+
+        await serve(board, table)

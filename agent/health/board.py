@@ -15,13 +15,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from agent.health.exposition import family
 from agent.health.metrics import channel_lines, status_lines
 from agent.health.process import process_lines
-from agent.health.progress import Progress
 from agent.health.readiness import Readiness
 from agent.signals.quality import ChannelQuality
 from agent.status import Status
+from wire.exposition import family
+from wire.progress import Progress
 
 _BLOCKED_S = 30.0
 """The loop looks every second; half of what the unit's WatchdogSec allows."""

@@ -12,11 +12,12 @@ those may be far away from the plant.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from agent.health.exposition import Kind, Sample, distinct, family
+from agent.budget import BudgetReport
 from agent.samples import StoreCounters
 from agent.serve.score import OK
 from agent.signals.quality import ChannelQuality
 from agent.status import Status
+from wire.exposition import Kind, Sample, distinct, family
 
 _OUTCOMES: Final = ("folded", "refused", "void", "dropped")
 _OPEN: Final = ("pending", "committed")
@@ -40,6 +41,8 @@ def status_lines(status: Status, software: str) -> Iterator[str]:
     if status.store is not None:
         yield from _store(status.store)
     yield from _learning(status)
+    if status.budget is not None:
+        yield from _budget(status.budget)
     yield from _scores(status)
 
 
@@ -161,6 +164,10 @@ def _learning(status: Status) -> Iterator[str]:
     )
     for name, text, value in gauges:
         yield from _one(name, "gauge", text, value)
+    text = "When the certificate for the broker ends, Unix time."
+    ends = status.certificate_ends
+    yield from _one("certificate_expiry_timestamp_seconds", "gauge", text, ends)
+    yield from _one("revoked", "gauge", "1 once the authority revoked it.", bool(status.revoked))
     serving = [({"model": status.serving}, 1)] if status.serve_version is not None else []
     yield from _family("serving", "gauge", "Kind of the model that scores.", serving)
     closed = [({"outcome": each}, status.outcomes.get(each, 0)) for each in _OUTCOMES]
@@ -168,6 +175,25 @@ def _learning(status: Status) -> Iterator[str]:
     waiting = [({"state": each}, status.outcomes.get(each, 0)) for each in _OPEN]
     text = "Client updates in the outbox: pending, or with the coordinator and not folded yet."
     yield from _family("updates_open", "gauge", text, waiting)
+
+
+def _budget(budget: BudgetReport) -> Iterator[str]:
+    withheld = bool(budget.reason)
+    yield from _one("training_withheld", "gauge", "1 while the gateway can not spare it.", withheld)
+    seconds = [({"reason": kind}, budget.withheld_s[kind]) for kind in sorted(budget.withheld_s)]
+    text = "How long the gateway could not spare a training, by reason."
+    yield from _family("training_withheld_seconds_total", "counter", text, seconds)
+    gauges = (
+        ("temperature_celsius", "Of the hottest thermal zone.", budget.temperature_c),
+        ("load_per_core", "Load of others than training.", budget.load_per_core),
+        ("free_memory_bytes", "Of the machine or the service.", budget.free_memory_bytes),
+    )
+    for name, text, value in gauges:
+        yield from _one(name, "gauge", text, value)
+    percents = sorted(budget.pressure_percent.items())
+    shares = [({"resource": resource}, percent / 100) for resource, percent in percents]
+    text = "Share of the time in which others than training wait for it."
+    yield from _family("pressure", "gauge", text, shares)
 
 
 def _scores(status: Status) -> Iterator[str]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.health.exposition import Kind, family
+from wire.exposition import Kind, family
 
 _PROC = Path("/proc/self")
 

@@ -18,10 +18,10 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from agent.health.board import Board
-from agent.health.exposition import CONTENT_TYPE
 from agent.health.settings import MetricsTable, address_of, is_loopback
 from agent.small_server import ANSWER_S, SmallServer
 from wire.errors import one_line
+from wire.exposition import CONTENT_TYPE
 
 logger = logging.getLogger(__name__)
 
