@@ -74,13 +74,20 @@ def read_conditions(root: Path = SYS) -> Conditions:
     """
     found = (_supply(entry) for entry in _entries(root / "class" / "power_supply", "*"))
     supplies = [supply for supply in found if supply is not None]
-    zones = _entries(root / "class" / "thermal", "thermal_zone*")
-    degrees = [zone_c for zone in zones if (zone_c := _zone_c(zone)) is not None]
-    hottest_c = max(degrees, default=None)
     if not _is_on_battery(supplies):
-        return Conditions("mains", None, hottest_c)
+        return Conditions("mains", None, hottest_c(root))
     charges = [supply.charge for supply in supplies if supply.charge is not None]
-    return Conditions("battery", sum(charges) / len(charges) if charges else None, hottest_c)
+    return Conditions("battery", sum(charges) / len(charges) if charges else None, hottest_c(root))
+
+
+def hottest_c(root: Path = SYS) -> float | None:
+    """Degrees Celsius of the hottest thermal zone; None when none tells.
+
+    Args:
+      root: where sysfs is mounted.
+    """
+    zones = _entries(root / "class" / "thermal", "thermal_zone*")
+    return max((zone_c for zone in zones if (zone_c := _zone_c(zone)) is not None), default=None)
 
 
 def _is_on_battery(supplies: list[_Supply]) -> bool:
@@ -100,28 +107,28 @@ def _is_on_battery(supplies: list[_Supply]) -> bool:
 
 def _supply(entry: Path) -> _Supply | None:
     """What one folder tells; None for another device's battery and for an empty bay."""
-    kind = _text(entry / "type")
-    if _text(entry / "scope") == "device" or _text(entry / "present") == "0":
+    kind = text_of(entry / "type")
+    if text_of(entry / "scope") == "device" or text_of(entry / "present") == "0":
         return None
     return _Supply(
         kind=kind,
-        status=_text(entry / "status"),
-        is_online=_number(entry / "online") in (1, 2),
+        status=text_of(entry / "status"),
+        is_online=number_of(entry / "online") in (1, 2),
         charge=_charge(entry) if kind in _BATTERIES else None,
     )
 
 
 def _charge(entry: Path) -> float | None:
-    percent = _number(entry / "capacity")
+    percent = number_of(entry / "capacity")
     if percent is not None and 0 <= percent <= 120:
         return min(percent / 100, 1.0)
-    return _CHARGES.get(_text(entry / "capacity_level"))
+    return _CHARGES.get(text_of(entry / "capacity_level"))
 
 
 def _zone_c(zone: Path) -> float | None:
     """A thermal zone's temperature in degrees Celsius; None when it can not be one."""
-    reading = _number(zone / "temp")
-    if reading is None or _text(zone / "type") in _CONSTANT_ZONES:
+    reading = number_of(zone / "temp")
+    if reading is None or text_of(zone / "type") in _CONSTANT_ZONES:
         return None
     # Nothing that computes has between .001 and .15 degrees: these are whole ones.
     degrees = float(reading) if 0 < reading <= _PLAUSIBLE_C[1] else reading / 1000
@@ -132,7 +139,7 @@ def _entries(folder: Path, pattern: str) -> Iterator[Path]:
     return islice(folder.glob(pattern), _MAX_ENTRIES)
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
     """An attribute in lower case; empty when it is not there or its driver gives an error."""
     try:
         with path.open("rb") as file:
@@ -141,9 +148,9 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _number(path: Path) -> int | None:
+def number_of(path: Path) -> int | None:
     """An attribute that is an integer; None when it is not."""
-    text = _text(path)
+    text = text_of(path)
     digits = text.removeprefix("-")
     if not digits.isdecimal() or not digits.isascii() or len(digits) > 12:
         return None

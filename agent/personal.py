@@ -42,8 +42,9 @@ from agent.learning.personalise import (
     Start,
     personalise,
 )
+from agent.learning.place import TrainingPlace
 from agent.learning.rows import Labelled
-from agent.learning.worker import TrainingFailed, TrainingProcess, TrainingProcessDied
+from agent.learning.worker import TrainingFailed, TrainingProcessDied
 from agent.model import scores
 from agent.own_model import Basis, Chosen, OwnModelFile, Serving
 from agent.signals.rows import Rows
@@ -104,17 +105,19 @@ class Personal:
       table: the settings.
       directory: the agent's state directory, locked by this process.
       is_busy: whether the learner needs the training child, or training is paused.
+      withheld: why the gateway can not spare a training now, in words; empty when it can.
       changed: set when something was chosen, so that it is reported.
       state: what is going on, in words, for the status file.
     """
 
     adoption: Adoption
     history: History
-    process: TrainingProcess
+    process: TrainingPlace
     agent: str
     table: PersonalTable
     directory: Path
     is_busy: Callable[[], bool]
+    withheld: Callable[[], str] = str
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     state: str = "waiting for a model"
 
@@ -211,7 +214,14 @@ class Personal:
             return self.serving(adopted).reason
         if asyncio.get_running_loop().time() < self._rests_until_s:
             return f"{self.serving(adopted).reason or 'global'}; the next choice comes later"
-        return "waiting for the learner" if self.is_busy() else ""
+        return self._reason_to_give_way()
+
+    def _reason_to_give_way(self) -> str:
+        """Why the training child is not for this now; empty when it is."""
+        if self.is_busy():
+            return "waiting for the learner"
+        withheld = self.withheld()
+        return f"waiting: {withheld}" if withheld else ""
 
     def _is_settled(self, adopted: Adopted, rows: int) -> bool:
         """Whether the choice is about this served version and about as many rows."""
@@ -274,7 +284,9 @@ class Personal:
                 f"{table.min_judges}; [history] holdout_share says how many rows are held out"
             )
         return Making(
-            trainer=SpareTime(self.process, adopted, self.adoption, self.is_busy),
+            trainer=SpareTime(
+                self.process, adopted, self.adoption, lambda: bool(self._reason_to_give_way())
+            ),
             loss=model.loss,
             start=Start(adopted.serve, initial_params(read_graph(model.graph))),
             rows=OwnRows((train.inputs, train.labels), judges),

@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from agent.adopted import Adopted
 from agent.adoption import Adoption
 from agent.learning.personalise import CandidateFailed
+from agent.learning.place import TrainingPlace
 from agent.learning.plan import TrainingPlan
 from agent.learning.rows import Labelled
 from agent.learning.train import TrainingResult
-from agent.learning.worker import TrainingFailed, TrainingProcess
+from agent.learning.worker import TrainingFailed
 from wire.tensors import Params
 
 _CHECKPOINT_S = 0.5
@@ -42,10 +43,10 @@ class SpareTime:
       process: the child, shared with the learner.
       adopted: the head.
       adoption: says which head is in use.
-      is_busy: whether the learner needs the child, or training is paused.
+      is_busy: whether the learner needs the child, or nothing is to be trained now.
     """
 
-    process: TrainingProcess
+    process: TrainingPlace
     adopted: Adopted
     adoption: Adoption
     is_busy: Callable[[], bool]
@@ -110,7 +111,8 @@ class SpareTime:
         while self.is_busy():  # noqa: ASYNC110  whoever is busy need not know that somebody waits
             await asyncio.sleep(_LOOK_S)
         self._check()
-        await self.process.prepare(self.adopted.model.graph, self.adopted.model.loss)
+        model = self.adopted.model
+        await self.process.prepare(model.graph, model.loss, model.golden)
 
     def _check(self) -> None:
         current = self.adoption.current
