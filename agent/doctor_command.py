@@ -29,11 +29,14 @@ from agent.doctor.model import model
 from agent.doctor.reach import Endpoint, endpoints, reached
 from agent.doctor.running import running
 from agent.doctor.serial_ports import judge_port, read_port
+from agent.kept_identity import kept_certificate
 from agent.learning.choice import BackendName
 from agent.sensors.opcua.trust_store import pki_directory
 from agent.trust_command import as_owner
+from wire.certificates import read_certificate
 from wire.errors import SettingsError
 from wire.mqtt import BrokerSettings
+from wire.renewal import is_older
 
 _TRAINING_BYTES = 256 << 20
 """What is asked of a machine whose configuration can not be read."""
@@ -86,7 +89,8 @@ def examine(config: Path, *, is_offline: bool) -> Iterator[Finding]:
     found = Enrolled()
     yield from identity(config, settings.trust, found)
     now = datetime.now(UTC)
-    yield from broker_files(settings.broker, found.agent, now)
+    broker = _shown(settings.broker, found.agent, resolve(config, settings.agent.state_dir))
+    yield from broker_files(broker, found.agent, now)
     yield from _ports(settings)
     yield from _state(config, settings, found, now)
     yield from _machine(settings.training.backend, settings.training.memory_bytes)
@@ -96,7 +100,22 @@ def examine(config: Path, *, is_offline: bool) -> Iterator[Finding]:
         names.append(f"{settings.broker.host}:{settings.broker.port}")
         yield skipped("endpoints", f"--offline: not tried are {', '.join(names)}")
     else:
-        yield from asyncio.run(_reached(listening, settings.broker, found.agent))
+        yield from asyncio.run(_reached(listening, broker, found.agent))
+
+
+def _shown(broker: BrokerSettings, agent: str, state: Path) -> BrokerSettings:
+    """With the certificate that was renewed, where there is one: the agent shows that."""
+    if not broker.cert_file:
+        return broker
+    try:
+        configured = read_certificate(Path(broker.cert_file))
+        with as_owner(state) as inside:
+            renewed = read_certificate(kept_certificate(inside, agent))
+    except (OSError, SettingsError):
+        return broker
+    if is_older(renewed, configured):
+        return broker
+    return msgspec.structs.replace(broker, cert_file=str(kept_certificate(state, agent)))
 
 
 def _machine(backend: BackendName, memory_bytes: int) -> Iterator[Finding]:

@@ -46,7 +46,7 @@ from wire.trust import Trust, read_charter, read_credential
 STANDARD_INPUT = "-"
 
 
-def request(token_file: str, directory: Path) -> str:
+def request(token_file: str, directory: Path) -> Path:
     """Make keys and request for the agent that the token names.
 
     Keys that are there already stay and are used; so is the request, if it is this token's.
@@ -56,7 +56,7 @@ def request(token_file: str, directory: Path) -> str:
       directory: for the keys; made if missing, and its owner's alone then.
 
     Returns:
-      What to tell the person at the terminal.
+      The request, for the enrolment authority.
 
     Raises:
       SettingsError: names the file that can not be used.
@@ -72,6 +72,12 @@ def request(token_file: str, directory: Path) -> str:
     replace_file(_token_path(directory, token), f"{encode_token(token)}\n".encode(), SECRET_MODE)
     if not _is_request_of(path, token):
         replace_file(path, make_request(token, key, tls_key))
+    return path
+
+
+def how_to_go_on(path: Path) -> str:
+    """What to tell the person at the terminal who carries a request by hand."""
+    token, directory = _read_token(str(path.with_suffix(".token"))), path.parent
     end = datetime.fromtimestamp(token.expires, UTC)
     return (
         f"{path}: bring it to the enrolment authority before {end:%Y-%m-%d %H:%M} UTC; there:\n"
@@ -91,6 +97,11 @@ def install(answer: Path, directory: Path) -> str:
       SettingsError: names the file that can not be used; nothing was written.
     """
     data = read_small(answer, MAX_ANSWER_BYTES, "an enrolment answer")
+    return install_answer(data, str(answer), directory)
+
+
+def install_answer(data: bytes, source: str, directory: Path) -> str:
+    """As `install`, for an answer that came from `source`."""
     now = datetime.now(UTC)
     try:
         token = _waiting_token(directory, answered_token(data))
@@ -98,7 +109,7 @@ def install(answer: Path, directory: Path) -> str:
         enrolled = read_answer(data, token, key.public, tls_key.public_key(), now)
         _check_newer(directory, token, enrolled)
     except WireError as error:
-        raise SettingsError(str(answer), None, None, str(error)) from None
+        raise SettingsError(source, None, None, str(error)) from None
     certificate = parse_certificate(enrolled.certificate, "certificate")
     replace_file(directory / CHARTER, enrolled.charter)
     write_certificate(directory / CA_CERTIFICATE, parse_certificate(enrolled.ca, "CA"))

@@ -258,6 +258,15 @@ class Federation:
 
     def problem_with(self, header: UpdateHeader) -> Rejected | None:
         """What the header alone decides, so that no chunk is taken in vain."""
+        return self._revoked(header) or self._unfit(header)
+
+    def _revoked(self, header: UpdateHeader) -> Rejected | None:
+        sender = self._store.agent(header.agent)
+        if sender is None or not self._store.revocations.covers(sender.agent, sender.serial):
+            return None
+        return Rejected(f"credential {sender.serial} of {sender.agent} was revoked")
+
+    def _unfit(self, header: UpdateHeader) -> Rejected | None:
         policy, current = self._policy, self._current
         if header.lineage != current.saved.lineage:
             return Rejected(f"lineage {header.lineage} was abandoned")

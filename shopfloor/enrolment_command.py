@@ -9,6 +9,8 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from shopfloor.enrolment_office import Office
+from shopfloor.enrolment_serve_command import add_serve, days
 from wire.certificates import (
     AGENT_DAYS,
     CA_CERTIFICATE,
@@ -23,9 +25,9 @@ from wire.enrolment import MAX_REQUEST_BYTES, MAX_SERIAL, encode_token, new_toke
 from wire.enrolment_ledger import Entry, Ledger, open_ledger
 from wire.errors import SettingsError
 from wire.files import create_secret, read_small, replace_file
-from wire.issuing import CA_DAYS
 from wire.keys import issued_serial, read_enroller, read_federation
-from wire.topics import COORDINATOR
+from wire.revocations import CRL, REVOKED
+from wire.topics import COORDINATOR, NAME
 
 Commands = argparse._SubParsersAction  # noqa: SLF001  argparse has no public name for it
 MAX_HOURS = 24 * 90
@@ -57,7 +59,7 @@ def add_key_actions(actions: "Commands[argparse.ArgumentParser]") -> None:
         help="as in the agents' broker.host; give it once for each name",
     )
     broker.add_argument(
-        "--days", type=_days, default=SERVICE_DAYS, help=f"validity (default: {SERVICE_DAYS})"
+        "--days", type=days, default=SERVICE_DAYS, help=f"validity (default: {SERVICE_DAYS})"
     )
     broker.set_defaults(command=_broker)
 
@@ -66,24 +68,28 @@ def add_enrolment(commands: "Commands[argparse.ArgumentParser]") -> None:
     """Add `journeyman enrolment`."""
     enrolment = commands.add_parser(
         "enrolment",
-        help="admit gateways: one-time tokens, and answers to their requests",
+        help="admit gateways: one-time tokens, answers, renewals, revocation",
         description="Admits a gateway in three steps. 1. `enrolment token` here makes a secret, "
         "one-time token; give it to whoever installs the gateway. 2. `journeyman-agent enrol "
         "request` on the gateway makes its keys and a request, which need not be kept secret. "
         "3. `enrolment grant` here answers it, and `journeyman-agent enrol install` on the gateway "
-        "checks and installs the answer.",
+        "checks and installs the answer. With `enrolment serve` running, steps 2 and 3 are one "
+        "command on the gateway: `journeyman-agent enrol --token FILE --from URL --dir DIR`.",
     )
     actions = enrolment.add_subparsers(required=True, metavar="ACTION")
     _add_token(actions)
     _add_grant(actions)
+    add_serve(actions)
     show = actions.add_parser("list", help="show all tokens and what became of them")
     show.add_argument("directory", type=Path, metavar="DIR", help="the authority's directory")
     show.set_defaults(command=_list)
     revoke = actions.add_parser(
         "revoke",
-        help="make a token useless",
-        description="Makes a token, or all tokens of an agent, useless. A credential and a "
-        "certificate that were granted already stay valid: block the agent at the broker.",
+        help="make a token, or all that an agent has, useless",
+        description="Makes a token, or everything that an agent was given, useless: open tokens, "
+        "credentials, certificates. Writes ca.crl for the broker and revoked.jm for the "
+        "coordinator; a running `enrolment serve --broker` tells the coordinator by itself. The "
+        "agent can be enrolled again.",
     )
     revoke.add_argument("directory", type=Path, metavar="DIR", help="the authority's directory")
     revoke.add_argument("which", metavar="TOKEN_ID_OR_AGENT", help="as `enrolment list` shows it")
@@ -125,7 +131,7 @@ def _add_grant(actions: "Commands[argparse.ArgumentParser]") -> None:
     grant.add_argument("--out", type=Path, required=True, metavar="ANSWER", help="for the gateway")
     grant.add_argument(
         "--days",
-        type=_days,
+        type=days,
         default=AGENT_DAYS,
         help=f"validity of the certificate (default: {AGENT_DAYS})",
     )
@@ -206,10 +212,12 @@ def write_answer(path: Path, answer: bytes) -> None:
 
 def _list(options: argparse.Namespace) -> int:
     with open_ledger(options.directory) as ledger:
-        entries = ledger.entries(datetime.now(UTC))
+        entries, revoked = ledger.entries(datetime.now(UTC)), ledger.issued.revocations()
     print(f"{'TOKEN':32}  {'AGENT':20}  {'SITE':16}  STATE")
     for entry in entries:
         print(f"{entry.id.hex()}  {entry.agent:20}  {entry.site:16}  {_state(entry)}")
+    for each in revoked:
+        print(f"revoked up to credential {each.serial}: {each.agent}, {each.since:%Y-%m-%d %H:%M}")
     return 0
 
 
@@ -221,15 +229,28 @@ def _state(entry: Entry) -> str:
 
 
 def _revoke(options: argparse.Namespace) -> int:
-    with open_ledger(options.directory) as ledger:
-        revoked = ledger.revoke(options.which, datetime.now(UTC))
-    for entry in revoked:
+    directory, which = options.directory, options.which
+    enroller = read_enroller(directory)
+    elsewhere = issued_serial(directory, which, enroller.trust) if NAME.fullmatch(which) else 0
+    with open_ledger(directory) as ledger:
+        before = ledger.issued.number
+        tokens = ledger.revoke(which, datetime.now(UTC), serial=elsewhere)
+        after, credentials = ledger.issued.number, ledger.issued.revocations()
+    for entry in tokens:
         print(f"{entry.id.hex()} for {entry.agent}: revoked")
-        if entry.state == "used":
-            print(f"  It was used: block {entry.agent} at the broker, its certificate stays valid.")
-    if not revoked:
-        print(f"no token to revoke has this id or agent: {options.which}", file=sys.stderr)
-        return 1
+    if after == before:
+        if not tokens:
+            reason = f"no token or agent to revoke has this name: {which}"
+            print(f"{reason}; `enrolment list` shows what was revoked before", file=sys.stderr)
+        return 0 if tokens else 1
+    for each in credentials:
+        print(f"{each.agent}: revoked up to credential {each.serial}")
+    office = Office(directory, AGENT_DAYS)
+    office.new_crl()
+    replace_file(directory / REVOKED, office.revoked() or b"")
+    print(f"{directory / CRL}: for the broker's crlfile; then reload the broker")
+    print(f"{directory / REVOKED}: for the coordinator's [trust] revoked, unless", end=" ")
+    print("`enrolment serve --broker` runs")
     return 0
 
 
@@ -237,13 +258,6 @@ def _hours(text: str) -> float:
     value = float(text)
     if not 0 < value <= MAX_HOURS:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and up to {MAX_HOURS} hours")
-    return value
-
-
-def _days(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= CA_DAYS:
-        raise argparse.ArgumentTypeError(f"{text} is not between 1 and {CA_DAYS} days")
     return value
 
 

@@ -2,7 +2,7 @@
 
     ca.key, ca.crt             the federation's CA, beside the enrolment key
     broker.key, broker.crt     server; names are the hosts by which agents call the broker
-    NAME.tls.key, NAME.crt     client; CN is the agent's id, or `coordinator`
+    NAME.tls.key, NAME.crt     client; CN is the agent's id, `coordinator` or `enrolment`
 
 What is *said* over MQTT is believed because of the Ed25519 chain in `wire/trust.py` and not because
 of TLS: a stolen CA key opens the broker and forges no update.
@@ -35,6 +35,7 @@ from wire.issuing import (
     new_key,
 )
 from wire.topics import COORDINATOR, check_name
+from wire.trust import ENROLMENT
 
 CA_KEY = "ca.key"
 CA_CERTIFICATE = "ca.crt"
@@ -44,9 +45,9 @@ AGENT_DAYS = 397
 """Under the 398 days that servers had (CA/Browser Forum, Baseline Requirements 6.3.2, 2020)."""
 MAX_CERTIFICATE_BYTES = 4096
 MAX_PEM_BYTES = 8192
-USERS = frozenset({COORDINATOR, "observer", "administrator"})
+USERS = frozenset({COORDINATOR, ENROLMENT, "observer", "administrator"})
 """Clients of the broker that are no gateways (`configs/broker/acl`)."""
-RESERVED = USERS | {"ca", BROKER, "root", "charter", "enrolment", "author"}
+RESERVED = USERS | {"ca", BROKER, "root", "charter", "author"}
 """Names of the federation's own files and roles; no agent may have one of them."""
 
 _ODD_EXTENSION = (
@@ -149,7 +150,7 @@ def read_authority(directory: Path) -> Authority:
     return Authority(key, certificate)
 
 
-def issue_client(directory: Path, name: str, *, days: int = SERVICE_DAYS) -> None:
+def issue_client(directory: Path, name: str, *, days: float = SERVICE_DAYS) -> None:
     """Make `name.tls.key` and `name.crt`, signed by the CA in `directory`.
 
     For the coordinator, trials and tests; a gateway makes its own key (`wire/enrolment.py`).
@@ -164,7 +165,7 @@ def issue_client(directory: Path, name: str, *, days: int = SERVICE_DAYS) -> Non
     replace_file(path, _pem(certificate))
 
 
-def issue_broker(directory: Path, hosts: Sequence[str], *, days: int = SERVICE_DAYS) -> None:
+def issue_broker(directory: Path, hosts: Sequence[str], *, days: float = SERVICE_DAYS) -> None:
     """Make `broker.key` and `broker.crt` for `hosts`, signed by the CA in `directory`."""
     authority = read_authority(directory)
     host_names(hosts)  # before a key is made

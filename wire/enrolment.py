@@ -33,6 +33,7 @@ from hashlib import sha256
 from typing import Annotated, TypeVar
 
 import msgspec
+from cryptography import x509
 
 from wire.certificates import (
     RESERVED,
@@ -277,7 +278,13 @@ def verify_request(request: Request, token: Token) -> Applicant:
 
 
 def make_answer(
-    enroller: Enroller, token: Token, applicant: Applicant, serial: int, now: datetime, *, days: int
+    enroller: Enroller,
+    token: Token,
+    applicant: Applicant,
+    serial: int,
+    now: datetime,
+    *,
+    days: float,
 ) -> bytes:
     """Sign credential `serial` and a certificate of `days` for a verified request."""
     credential = Credential(
@@ -302,6 +309,11 @@ def make_answer(
 def answered_token(data: bytes) -> bytes:
     """Id of the token that an answer says it belongs to; not believed before `read_answer`."""
     return _parse_answer(data)[1].token
+
+
+def answered_certificate(data: bytes) -> x509.Certificate:
+    """The certificate in an answer of one's own; whoever got the answer uses `read_answer`."""
+    return parse_certificate(_parse_answer(data)[1].certificate, "the agent's certificate")
 
 
 def read_answer(

@@ -1,5 +1,7 @@
 """The enrolment authority's memory: each token is used once, for one request.
 
+What was given, renewed and revoked since is `wire/issued.py`, in the same file.
+
 States of a token: open → used, or open → revoked; an open one past its time is ended.  Using a
 token and recording its answer is one durable transaction, *before* anybody gets the answer.  So
 when the power is cut in between, the same request gets the same answer again, byte for byte, and
@@ -28,6 +30,8 @@ from wire.enrolment import (
 )
 from wire.errors import SettingsError
 from wire.files import check_secret, create_secret
+from wire.issued import ISSUED_SCHEMA, Issued
+from wire.renewal import make_renewed, read_renewal
 
 FILE_NAME = "enrolment.db"
 
@@ -81,6 +85,7 @@ class Ledger:
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
+        self.issued = Issued(database)
 
     def add(self, token: Token, now: datetime, *, least_serial: int = 1) -> None:
         """Remember a token before anybody is given it; its credential is `least_serial` or more."""
@@ -94,7 +99,7 @@ class Ledger:
                 ),
             )
 
-    def grant(self, data: bytes, enroller: Enroller, now: datetime, *, days: int) -> bytes:
+    def grant(self, data: bytes, enroller: Enroller, now: datetime, *, days: float) -> bytes:
         """Answer a request, now or again.
 
         Args:
@@ -118,7 +123,8 @@ class Ledger:
                     "and make a new one"
                 )
             applicant = verify_request(request, token)
-            serial = max(least_serial, self.last_serial(token.agent) + 1)
+            before = max(self.last_serial(token.agent), self.issued.revoked_serial(token.agent))
+            serial = max(least_serial, before + 1)
             answer = make_answer(enroller, token, applicant, serial, now, days=days)
             self._database.execute(
                 "UPDATE tokens SET used_at = ?, request = ?, serial = ?, answer = ?, secret = NULL"
@@ -129,13 +135,38 @@ class Ledger:
 
     def last_serial(self, agent: str) -> int:
         """Highest serial of a credential of this agent, 0 without one."""
-        row = self._database.execute("SELECT max(serial) FROM tokens WHERE agent = ?", (agent,))
-        return int(row.fetchone()[0] or 0)
+        return self.issued.last_serial(agent)
 
-    def revoke(self, which: str, now: datetime) -> list[Entry]:
-        """Revoke a token by its id (hexadecimal), or all tokens of an agent by its name.
+    def renew(
+        self, data: bytes, agent: str, enroller: Enroller, now: datetime, days: float
+    ) -> bytes:
+        """Answer an enrolled agent that asks what is newer (`wire/renewal.py`).
 
-        A used token's answer is not given out again; what it holds stays signed.
+        Args:
+          data: the question as it came.
+          agent: on whose topic.
+          enroller: signs what is new.
+          now: decides whether the next certificate is due.
+          days: validity of a new one.
+
+        Raises:
+          WireError: malformed, not the agent's, or it is not enrolled any more.
+        """
+        asked = read_renewal(data, agent, enroller.trust)
+        with transaction(self._database):
+            certificate = self.issued.certificate(asked, enroller, now, days=days)
+        return make_renewed(enroller, asked, certificate)
+
+    def revoke(self, which: str, now: datetime, *, serial: int = 0) -> list[Entry]:
+        """Revoke a token by its id (hexadecimal), or all that an agent has by its name.
+
+        An open token can not be used any more, and a used one's answer is not given out again.
+        Credentials that were granted, and all before them, are revoked (`issued.revocations`).
+
+        Args:
+          which: token or agent.
+          now: when.
+          serial: of a credential that the agent got elsewhere, 0 for none.
 
         Returns:
           The tokens that were revoked now, as they were before.
@@ -150,6 +181,9 @@ class Ledger:
                 "UPDATE tokens SET revoked_at = ?, secret = NULL WHERE id = ?",
                 [(_seconds(now), entry.id) for entry in found],
             )
+            for entry in found:
+                self.issued.revoke(entry.agent, entry.serial, now)
+            self.issued.revoke(which, max(serial, self.last_serial(which)), now)
         return found
 
     def entries(self, now: datetime) -> list[Entry]:
@@ -209,7 +243,7 @@ def open_ledger(directory: Path) -> Iterator[Ledger]:
     with suppress(FileExistsError):
         create_secret(path, b"")  # SQLite gives its log the same mode
     check_secret(path, "the ledger, which holds the secrets of open tokens")
-    with closing(open_database(path, _SCHEMA, durable=True)) as database:
+    with closing(open_database(path, _SCHEMA + ISSUED_SCHEMA, durable=True)) as database:
         try:
             yield Ledger(database)
         except (DiskError, DamagedError) as error:

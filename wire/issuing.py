@@ -10,7 +10,7 @@ valid from long ago; what the broker checks, a client's, from one hour ago.
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -71,7 +71,7 @@ def new_authority(federation: str, key: Key, now: datetime) -> Authority:
 
 
 def client_certificate(
-    authority: Authority, name: str, public_key: PublicKey, now: datetime, *, days: int
+    authority: Authority, name: str, public_key: PublicKey, now: datetime, *, days: float
 ) -> x509.Certificate:
     """Issue a client's certificate whose CN is `name`, valid for `days`."""
     check_name(name, "client")
@@ -81,13 +81,39 @@ def client_certificate(
 
 
 def broker_certificate(
-    authority: Authority, hosts: Sequence[str], public_key: PublicKey, now: datetime, *, days: int
+    authority: Authority, hosts: Sequence[str], public_key: PublicKey, now: datetime, *, days: float
 ) -> x509.Certificate:
     """Issue the broker's certificate for the names and IP addresses by which agents call it."""
     names = x509.SubjectAlternativeName(host_names(hosts))
     usage = ExtendedKeyUsageOID.SERVER_AUTH
     builder = _leaf(authority, BROKER, public_key, usage, (_VALID_FROM, now + timedelta(days)))
     return builder.add_extension(names, critical=False).sign(authority.key, hashes.SHA256())
+
+
+def revocation_list(
+    authority: Authority, revoked: Iterable[tuple[int, datetime]], now: datetime, *, days: float
+) -> x509.CertificateRevocationList:
+    """Sign the CA's list of certificates that are not to be believed (RFC 5280, section 5).
+
+    Args:
+      authority: the CA.
+      revoked: serial number of each certificate, and since when.
+      now: beginning of the list, an hour before which it is valid for a broker that is behind.
+      days: a broker refuses everybody when the list is older.
+    """
+    issuer_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(authority.certificate.subject)
+        .last_update(now - _SKEW)
+        .next_update(now + timedelta(days))
+        .add_extension(x509.CRLNumber(int(now.timestamp())), critical=False)
+        .add_extension(issuer_key, critical=False)
+    )
+    for number, since in revoked:
+        entry = x509.RevokedCertificateBuilder().serial_number(number).revocation_date(since)
+        builder = builder.add_revoked_certificate(entry.build())
+    return builder.sign(authority.key, hashes.SHA256())
 
 
 def signing_request(key: Key, name: str) -> bytes:

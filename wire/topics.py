@@ -10,6 +10,9 @@
       model/{digest}/{chunk}                                weights, retained while in the head
       report/{agent}                                        evaluations of what the head names
       ask/{agent}                                           readiness to train
+      renew/{agent}                                         question for a newer certificate
+      renewed/{agent}                                       the enrolment authority's answer
+      revoked                                               its list of credentials, retained
 
 An agent's id is one whole topic level so that brokers can write ACL patterns
 (`PROTOCOL.md`, "Topics").
@@ -93,6 +96,19 @@ class Topics:
         """Readiness of one agent, not retained."""
         return f"{self.base}/ask/{check_name(agent, 'agent')}"
 
+    def renew(self, agent: str) -> str:
+        """Questions of one agent to the enrolment authority, not retained."""
+        return f"{self.base}/renew/{check_name(agent, 'agent')}"
+
+    def renewed(self, agent: str) -> str:
+        """Its answers, not retained."""
+        return f"{self.base}/renewed/{check_name(agent, 'agent')}"
+
+    @property
+    def revoked(self) -> str:
+        """The list of revoked credentials, retained."""
+        return f"{self.base}/revoked"
+
     def update(self, agent: str, incarnation: str, sequence: int, part: int | str) -> str:
         """One part of a client update."""
         return f"{self.base}/up/{shard(agent)}/{agent}/{incarnation}/{sequence}/{part}"
@@ -118,12 +134,17 @@ class Topics:
         return f"{self.base}/ask/+"
 
     @property
+    def all_renewals(self) -> str:
+        """Topic filter over every agent's questions to the enrolment authority."""
+        return f"{self.base}/renew/+"
+
+    @property
     def all_inboxes(self) -> str:
         """Topic filter over every inbox (observers only; agents may read their own)."""
         return f"{self.base}/to/+"
 
     def agent_of(self, topic: str, kind: str) -> str:
-        """Return the agent id of a `state/{agent}`, `report/{agent}` or `ask/{agent}` topic."""
+        """Return the agent id of a topic such as `state/{agent}` or `ask/{agent}`."""
         prefix, _, agent = topic.rpartition("/")
         if prefix != f"{self.base}/{kind}":
             reason = f"not a {kind} topic: {topic[:120]!r}"

@@ -5,6 +5,7 @@
             ├── coordinator key   heads, receipts, commands
             ├── author keys       bundles
             └── enrolment key     credentials ── agent key   births, updates
+                                  list of revoked credentials
 
 Pure: bytes in, verified values out, `WireError` otherwise.
 """
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 from wire.codec import Opened, open_envelope, parse_body, unseal
 from wire.errors import MalformedError, SignatureError
-from wire.messages import Charter, Credential
+from wire.messages import Charter, Credential, RevocationList
 from wire.signing import PublicKey
 from wire.topics import check_name
 
@@ -67,6 +68,23 @@ def read_credential(data: bytes, trust: Trust) -> Credential:
         reason = f"no agent may be called {COORDINATOR!r}"
         raise MalformedError(reason)
     return credential
+
+
+def read_revoked(data: bytes, trust: Trust) -> RevocationList:
+    """Verify a list under the charter's enrolment key; `WireError` otherwise."""
+    revoked, _ = unseal(
+        data,
+        RevocationList,
+        federation=trust.federation,
+        signer=ENROLMENT,
+        key=PublicKey(trust.charter.enrolment_key),
+    )
+    return revoked
+
+
+def highest_revoked(revoked: RevocationList, agent: str) -> int:
+    """Highest revoked serial of the agent; 0 without one."""
+    return max((entry.serial for entry in revoked.entries if entry.agent == agent), default=0)
 
 
 def verify_author(opened: Opened, trust: Trust) -> None:

@@ -59,7 +59,8 @@ def broker_files(broker: BrokerSettings, agent: str, now: datetime) -> Iterator[
             )
         return
     renew_ca = "get the federation's new ca.crt"
-    renew = "enrol anew: journeyman-agent enrol request with a new token"
+    renew = "the agent renews it while `journeyman enrolment serve` runs at the authority; without "
+    renew += "that, enrol anew with a new token: journeyman-agent enrol"
     try:
         ca = read_certificate(Path(broker.ca_file))
         yield judge_end(check, broker.ca_file, ca.not_valid_after_utc, now, renew_ca)

@@ -367,7 +367,7 @@ def test_a_ca_that_was_put_into_the_directory_beforehand_is_replaced(scene: Scen
     )
 
 
-@pytest.mark.parametrize("words", [[], ["request"], ["install"], ["walk"]])
+@pytest.mark.parametrize("words", [["request"], ["install"], ["walk"]])
 def test_help_says_what_each_step_needs(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

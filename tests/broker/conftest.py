@@ -26,6 +26,7 @@ CLIENTS = (
     "press-1",
     "press-2",
     "coordinator",
+    "enrolment",
     "observer",
     "administrator",
     "newcomer",

@@ -20,6 +20,8 @@ TREE = {
     "own state": TOPICS.state("press-1"),
     "own report": TOPICS.report("press-1"),
     "own ask": TOPICS.ask("press-1"),
+    "own renewal": TOPICS.renew("press-1"),
+    "own renewed": TOPICS.renewed("press-1"),
     "own inbox": TOPICS.to("press-1"),
     "another's header": TOPICS.update("press-2", INCARNATION, 1, "h"),
     "another's chunk": TOPICS.update("press-2", INCARNATION, 1, 0),
@@ -27,9 +29,12 @@ TREE = {
     "another's state": TOPICS.state("press-2"),
     "another's report": TOPICS.report("press-2"),
     "another's ask": TOPICS.ask("press-2"),
+    "another's renewal": TOPICS.renew("press-2"),
+    "another's renewed": TOPICS.renewed("press-2"),
     "another's inbox": TOPICS.to("press-2"),
     "coordinator's state": TOPICS.coordinator_state,
     "head": TOPICS.head,
+    "list of revoked": TOPICS.revoked,
     "chunk of the bundle": TOPICS.bundle(DIGEST, 0),
     "chunk of a model": TOPICS.model(DIGEST, 0),
     "below an ask": f"{TOPICS.ask('press-1')}/more",
@@ -45,6 +50,8 @@ TREE = {
     "state of an agent called observer": TOPICS.state("observer"),
     "report of an agent called observer": TOPICS.report("observer"),
     "ask of an agent called observer": TOPICS.ask("observer"),
+    "update of an agent called enrolment": TOPICS.update("enrolment", INCARNATION, 1, "h"),
+    "renewal of an agent called enrolment": TOPICS.renew("enrolment"),
     "own state in another federation": OTHERS.state("press-1"),
     "own header in another federation": OTHERS.update("press-1", INCARNATION, 1, "h"),
     "another federation's head": OTHERS.head,
@@ -54,12 +61,16 @@ TREE = {
 """Every kind of topic under the root, and what is near it; `own` is press-1's."""
 
 _PUBLISHED_FOR_ALL = {"coordinator's state", "head", "chunk of the bundle", "chunk of a model"}
+_READ_BY_ALL = _PUBLISHED_FOR_ALL | {"list of revoked"}
 _NAMED_LIKE_COORDINATOR = {name for name in TREE if name.endswith("called coordinator")}
+_NAMED_LIKE_ENROLMENT = {name for name in TREE if name.endswith("called enrolment")}
 _NAMED_LIKE_OBSERVER = {name for name in TREE if name.endswith("called observer")}
 _UNDER_THE_ROOT = {
     name for name, topic in TREE.items() if f"{topic}/".startswith(f"{TOPICS.base}/")
 }
 _INBOXES = {"own inbox", "another's inbox"}
+_RENEWALS = {"own renewal", "another's renewal", "renewal of an agent called enrolment"}
+_RENEWED = {"own renewed", "another's renewed"}
 _FROM_AGENTS = {
     name
     for name, topic in TREE.items()
@@ -78,18 +89,21 @@ WRITES: dict[str, set[str]] = {
         "own state",
         "own report",
         "own ask",
+        "own renewal",
     },
     "coordinator": _PUBLISHED_FOR_ALL | _INBOXES,
+    "enrolment": _RENEWED | {"list of revoked"},
     "observer": set(),
     "newcomer": set(),
     "administrator": set(),
 }
 READS: dict[str, set[str]] = {
-    "press-1": _PUBLISHED_FOR_ALL | {"own inbox", "own state"},
-    "coordinator": _PUBLISHED_FOR_ALL | _FROM_AGENTS,
+    "press-1": _READ_BY_ALL | {"own inbox", "own state", "own renewed"},
+    "coordinator": _READ_BY_ALL | _FROM_AGENTS,
+    "enrolment": _RENEWALS,
     "observer": _UNDER_THE_ROOT,
-    "newcomer": _PUBLISHED_FOR_ALL,
-    "administrator": _PUBLISHED_FOR_ALL,
+    "newcomer": _READ_BY_ALL,
+    "administrator": _READ_BY_ALL,
 }
 
 
@@ -106,6 +120,12 @@ def may_read(guard: Guard, user: str) -> set[str]:
     CA; the plugin wants to be told each name.
     """
     if guard == "acl":
-        named_like = {"coordinator": _NAMED_LIKE_COORDINATOR, "observer": _NAMED_LIKE_OBSERVER}
-        return READS[user] - named_like.get(user, set())
+        named_like = {
+            "coordinator": _NAMED_LIKE_COORDINATOR,
+            "enrolment": _NAMED_LIKE_ENROLMENT,
+            "observer": _NAMED_LIKE_OBSERVER,
+        }
+        # A `pattern` line holds for every user: what all agents read, the authority may read too.
+        more = _READ_BY_ALL if user == "enrolment" else set()
+        return READS[user] - named_like.get(user, set()) | more
     return set() if user in {"newcomer", "administrator"} else READS[user]

@@ -22,6 +22,7 @@ ALLOWED = {
     "own state",
     "own report",
     "own ask",
+    "own renewal",
 }
 
 
@@ -60,7 +61,7 @@ class Plant:
 def federation_rules(broker: RealBroker, text: str) -> None:
     """Uncomment the lines for the bridge at the end of the shipped file."""
     commented = re.compile(r"^#((user|topic) )", re.MULTILINE)
-    assert len(commented.findall(text)) == 6
+    assert len(commented.findall(text)) == 8
     path = broker.directory / "acl"
     path.write_text(commented.sub(r"\1", text) + path.read_text().removeprefix(text))
 
@@ -238,5 +239,6 @@ def test_the_bridge_speaks_for_its_own_agents_and_for_nobody_else(
         "chunk of the bundle",
         "chunk of a model",
         "coordinator's state",
+        "list of revoked",
     }
-    assert heard == (what in published_for_all | {"own inbox"})
+    assert heard == (what in published_for_all | {"own inbox", "own renewed"})

@@ -8,13 +8,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from msgspec import structs
 
 from tests.broker.conftest import MakeBroker, RealBroker, free_port, settled
+from wire.certificates import make_authority
 from wire.codec import seal
+from wire.issuing import client_certificate, new_key, signing_request
+from wire.keys import make_agent, make_federation, read_enroller
 from wire.messages import (
     NOVELTY_BINS,
     AgentState,
@@ -29,11 +33,15 @@ from wire.messages import (
     Readiness,
     Receipt,
     Receipts,
+    Renewal,
     Report,
     UpdateHeader,
     VersionRef,
 )
+from wire.renewal import Asked, make_renewed
+from wire.revocations import sign_revoked
 from wire.signing import PrivateKey
+from wire.trust import read_credential
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHIPPED = ("mosquitto.conf", "acl", "dynamic-security.json", "agent-rights", "bridge.conf")
@@ -151,7 +159,7 @@ def test_the_page_can_be_followed_word_by_word(machine: Machine, document: str) 
         f"mosquitto_ctrl -h localhost -p {machine.port} --cafile authority/ca.crt "
         "--cert administrator.crt --key administrator.tls.key dynsec listClients"
     )
-    assert listed.split() == ["administrator", "coordinator", "observer", "press-1"]
+    assert listed.split() == ["administrator", "coordinator", "enrolment", "observer", "press-1"]
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +201,8 @@ def test_every_topic_of_the_broker_that_the_page_names_is_there(
 def test_the_unit_file_is_one_that_systemd_accepts(
     systemd_analyze_program: str, document: str, tmp_path: Path
 ) -> None:
-    dropped = next(text for language, text in BLOCK.findall(document) if language == "ini")
+    blocks = [text for language, text in BLOCK.findall(document) if language == "ini"]
+    (dropped,) = (text for text in blocks if "LimitNOFILE" in text)
     unit = tmp_path / "mosquitto.service"
     unit.write_text("[Service]\nExecStart=/bin/true\n" + dropped)
     done = subprocess.run(
@@ -330,6 +339,29 @@ def test_the_sizes_of_messages_are_those_of_the_table(document: str) -> None:
     assert "| head | 1,400 to 2,200 |" in table
     assert found["small head"] == pytest.approx(1400, rel=0.1)
     assert found["large head"] == pytest.approx(2200, rel=0.15)
+
+
+def test_the_sizes_of_renewals_are_those_of_the_table(document: str, tmp_path: Path) -> None:
+    make_federation(tmp_path, "my-federation")
+    make_authority(tmp_path, "my-federation")
+    make_agent(tmp_path, "my-federation", "press-1", "plant-a")
+    enroller, tls_key = read_enroller(tmp_path), new_key()
+    envelope = (tmp_path / "press-1.credential").read_bytes()
+    question = Renewal(credential=envelope, signing_request=signing_request(tls_key, "press-1"))
+    public_key, now = tls_key.public_key(), datetime.now(UTC)
+    certificate = client_certificate(enroller.ca, "press-1", public_key, now, days=397)
+    asked = Asked(read_credential(envelope, enroller.trust), public_key, 1 << 40)
+    table = section(document, "Traffic")
+    assert "| question for a newer certificate, its answer | 510, 1,080 |" in table
+    assert size(question, "press-1") == pytest.approx(510, rel=0.05)
+    assert len(make_renewed(enroller, asked, certificate)) == pytest.approx(1080, rel=0.05)
+    lists = [
+        len(sign_revoked(enroller, 1, [(f"press-{at}", 1) for at in range(number)]))
+        for number in (0, 10)
+    ]
+    assert "| list of revoked credentials | 110, and 23 an agent |" in table
+    assert lists[0] == pytest.approx(110, rel=0.05)
+    assert (lists[1] - lists[0]) / 10 == pytest.approx(23, rel=0.05)
 
 
 def test_the_example_adds_up(document: str) -> None:

@@ -275,13 +275,18 @@ def test_ended_and_revoked_tokens_are_refused_by_name(directory: Path, said: Say
         assert not request.with_suffix(".answer").exists()
 
 
-def test_revoking_a_used_token_says_what_it_does_not_undo(directory: Path, said: Say) -> None:
+def test_revoking_an_agent_says_what_was_revoked_and_what_to_do(directory: Path, said: Say) -> None:
     granted(directory, requested(directory, "gateway-1"))
     said()
     assert main(["enrolment", "revoke", str(directory), "gateway-1"]) == 0
-    assert "block gateway-1 at the broker" in said()[0]
+    shown = said()[0]
+    assert "gateway-1: revoked up to credential 1" in shown
+    assert "then reload the broker" in shown
+    assert "revoked.jm: for the coordinator's [trust] revoked" in shown
+    assert main(["enrolment", "revoke", str(directory), "gateway-1"]) == 1  # it was before
+    said()
     assert main(["enrolment", "revoke", str(directory), "nobody"]) == 1
-    assert "no token to revoke has this id or agent: nobody" in said()[1]
+    assert "no token or agent to revoke has this name: nobody" in said()[1]
 
 
 @pytest.mark.parametrize(
@@ -352,7 +357,9 @@ def test_wrong_use_ends_with_2_and_makes_no_token(
         (["enrolment"], ["token", "grant", "list", "revoke", "journeyman-agent enrol request"]),
         (["enrolment", "token"], ["--hours", "72", "as you would a password"]),
         (["enrolment", "grant"], ["--days", "397", "same answer again"]),
-        (["enrolment", "revoke"], ["block the agent at the broker"]),
+        (["enrolment", "revoke"], ["ca.crl for the broker", "can be enrolled again"]),
+        (["enrolment", "serve"], ["POST /enrol", "GET /ca.crl", "renews enrolled agents"]),
+        (["enrolment", "crl"], ["keeps everybody out", "30"]),
         (["keys", "ca"], ["coordinator.tls.key", "ca.key stays"]),
         (["keys", "broker"], ["--host", "refuse a broker that they call by a name"]),
     ],

@@ -304,7 +304,7 @@ def test_a_key_without_its_certificate_gets_one(
     check_key(made, private.public_key(), "this")
 
 
-@pytest.mark.parametrize("name", ["ca", "broker", "root", "charter", "enrolment", "author"])
+@pytest.mark.parametrize("name", ["ca", "broker", "root", "charter", "author"])
 def test_no_client_takes_the_name_of_the_federations_own_files(directory: Path, name: str) -> None:
     with pytest.raises(SettingsError, match="no client may be called"):
         issue_client(directory, name)
