@@ -15,11 +15,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 from agent.health import Beat, Progress, no_beat, until
+from agent.restartable import Restartable
 from agent.samples import SampleStore
 from agent.sensors.source import SourceContext, SourceReport
-from agent.signals.block import Block
+from agent.signals.block import Block, Gap
 from agent.signals.cutting import RowCutter
 from agent.signals.quality import Quality
 from agent.signals.rows import Rows, joined
@@ -62,7 +65,10 @@ class Acquisition:
         status: Status,
         progress: Progress | None = None,
     ) -> None:
-        self._sources, self._context = sources, context
+        self._sources, self._context = list(sources), context
+        self._reading = [Restartable(partial(self._read, at)) for at in range(len(self._sources))]
+        self._changed_us: dict[int, int] = {}
+        """Of each channel whose source was changed: the newest source timestamp before."""
         self._cutter, self.store, self.quality = cutter, store, quality
         self._status = status
         self._progress = progress or Progress()
@@ -75,8 +81,8 @@ class Acquisition:
         """Read all sources until cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                for source, report in zip(self._sources, self.reports, strict=True):
-                    tasks.create_task(self._read(source, report), name=source.key)
+                for source, reading in zip(self._sources, self._reading, strict=True):
+                    tasks.create_task(reading.run(), name=source.key)
                 tasks.create_task(self._cut(), name="acquisition clock")
                 tasks.create_task(self._write(), name="sample store")
         finally:
@@ -95,14 +101,43 @@ class Acquisition:
         self._has_rows.clear()
         return joined(parts)
 
-    async def _read(self, source: ConfiguredSource, report: SourceReport) -> None:
+    def change(self, at: int, source: ConfiguredSource) -> None:
+        """Read a source by other settings from now on; its channels stay what they are.
+
+        The others go on undisturbed.  What this one gave between its two sessions is a marked gap,
+        unless the new one brings it.
+        """
+        self._sources[at] = source
+        self.reports[at].name = source.title
+        newest_us = self.quality.newest_us()
+        for channel in range(source.first, source.first + len(source.channels)):
+            if channel in newest_us:
+                self._changed_us.setdefault(channel, newest_us[channel])
+        self._reading[at].restart()
+
+    async def _read(self, at: int) -> None:
+        source, report = self._sources[at], self.reports[at]
         silent_s = _SOURCE_SILENT_S + source.silent_s
         with self._progress.watching(source.key, silent_s) as beat:
             async with contextlib.aclosing(source.open(self._context, report)) as blocks:
                 async for block in blocks:
                     beat()
-                    self._take(block.shifted(source.first))
+                    self._take(self._marked(block.shifted(source.first)))
         logger.info("%s: %s", report.name, report.state)
+
+    def _marked(self, block: Block) -> Block:
+        """The first samples of channels whose source was changed, with the gap before them."""
+        if not self._changed_us or not block.samples:
+            return block
+        firsts = {each.channel: each.source_timestamp_us for each in reversed(block.arrays)}
+        times_us = block.source_timestamp_us.tolist()
+        firsts |= dict(zip(reversed(block.channel.tolist()), reversed(times_us), strict=True))
+        gaps = [
+            Gap(channel, from_us, firsts[channel], "the configuration was changed")
+            for channel in sorted(firsts.keys() & self._changed_us.keys())
+            if (from_us := self._changed_us.pop(channel)) < firsts[channel]
+        ]
+        return replace(block, gaps=(*gaps, *block.gaps))
 
     def _take(self, block: Block) -> None:
         if not block.samples and not block.gaps:

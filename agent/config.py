@@ -12,12 +12,15 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from agent.budget import BudgetTable
+from agent.budget import problems as budget_problems
 from agent.health import MetricsTable
 from agent.health import problems as metrics_problems
 from agent.labels import LabelsTable
 from agent.labels import problems as label_problems
 from agent.learning.choice import BackendName
 from agent.learning.personalise import PersonalTable
+from agent.learning.place import PlaceName
 from agent.samples import StoreTable
 from agent.sensors.opcua import OpcUaSettings
 from agent.sensors.source import ChannelSettings
@@ -111,14 +114,26 @@ class TrainingTable(Settings, frozen=True, kw_only=True):
     Attributes:
       pause_s: rest between two trainings.
       memory_bytes: what the training process may use.
-      idle_s: without work for so long, that process ends and gives all back.
-      backend: what runs the models; `auto`: ONNX Runtime where it is installed, else numpy.
+      idle_s: without work for so long, what trains ends and gives all back.
+      backend: what trains the models; `auto`: ONNX Runtime where it is installed, else numpy.
+      process: `child`: training has a process of its own, with limits, which takes some 45 MB while
+        it lives; `inside`: the agent trains itself, with numpy, for a few MB and without a limit;
+        `auto`: inside for numpy, a child for ONNX Runtime.
+      scoring_backend: what scores live rows in the agent itself: ONNX Runtime takes 30 MB more, all
+        the time, and is faster for large convolutions alone.
+      priority: of the child: `idle`: the processor time that nobody else wants; `low`: a small
+        share of it where other programs are busy all the time.
+      budget: when the gateway is too hot, too busy or too full to train.
     """
 
     pause_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 10.0
     memory_bytes: Annotated[int, msgspec.Meta(ge=256 << 20)] = 1 << 30
     idle_s: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = 60.0
     backend: BackendName = "auto"
+    process: PlaceName = "auto"
+    scoring_backend: BackendName = "numpy"
+    priority: Literal["idle", "low"] = "idle"
+    budget: BudgetTable = BudgetTable()
 
 
 class OutboxTable(Settings, frozen=True, kw_only=True):
@@ -131,6 +146,21 @@ class OutboxTable(Settings, frozen=True, kw_only=True):
 
     quota_bytes: Annotated[int, msgspec.Meta(ge=100_000)] = 256 << 20
     chunk_bytes: Annotated[int, msgspec.Meta(ge=256, le=16 << 20)] = CHUNK_BYTES
+
+
+OrderKind = Literal["pause", "train", "configure"]
+
+
+class RemoteTable(Settings, frozen=True, kw_only=True):
+    """`[remote]`: what the federation's operator may tell this agent; never a command of a shell.
+
+    Attributes:
+      allow: `pause`: stop training and go on; `train`: train without waiting for the rest between
+        trainings; `configure`: change keys of a fixed list, none of which says what is read or
+        where anything goes.
+    """
+
+    allow: Annotated[tuple[OrderKind, ...], msgspec.Meta(max_length=3)] = ("pause", "train")
 
 
 class AgentSettings(Settings, frozen=True, kw_only=True):
@@ -149,6 +179,7 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
     personal: PersonalTable = PersonalTable()
     scores: ScoresTable = ScoresTable()
     metrics: MetricsTable = MetricsTable()
+    remote: RemoteTable = RemoteTable()
 
     @property
     def sources(self) -> list[ConfiguredSource]:
@@ -216,7 +247,7 @@ def read_agent_settings(path: Path) -> AgentSettings:
       SettingsError: names file, line and key of the first problem.
     """
     settings = read_settings(path, AgentSettings)
-    for key, reason in _problems(settings):
+    for key, reason in problems(settings):
         raise settings_error(path, key, reason)
     broker = settings.broker
     files = {
@@ -227,7 +258,7 @@ def read_agent_settings(path: Path) -> AgentSettings:
     return msgspec.structs.replace(settings, broker=msgspec.structs.replace(broker, **files))
 
 
-def _problems(settings: AgentSettings) -> Iterator[tuple[str, str]]:
+def problems(settings: AgentSettings) -> Iterator[tuple[str, str]]:
     """Yield (key path, reason) for everything that is wrong with settings of the right types."""
     if not settings.sources:
         yield "source", "needs at least one of " + ", ".join(SourceTable.__struct_fields__)
@@ -240,6 +271,8 @@ def _problems(settings: AgentSettings) -> Iterator[tuple[str, str]]:
     yield from _row_problems(settings)
     yield from label_problems(settings.labels)
     yield from metrics_problems(settings.metrics)
+    budget = budget_problems(settings.training.budget)
+    yield from ((f"training.budget.{key}", reason) for key, reason in budget)
     for at, label in enumerate(settings.labels.channel):
         if label.event and label.event not in {each.name for each in settings.channels}:
             yield f"labels.channel[{at}].event", f"{label.event!r} is not one of the channels"

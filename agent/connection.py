@@ -15,6 +15,7 @@ import math
 import random
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from agent.adoption import Adoption
 from agent.conditions import read_conditions
@@ -22,8 +23,9 @@ from agent.config import Identity
 from agent.delivery import Delivery, Schedule
 from agent.fetch import Fetch
 from agent.health import Progress, rest
-from agent.learner import Operator
+from agent.orders import Orders
 from agent.outbox import Outbox
+from agent.renewal import Renewal
 from agent.reporting import Reporting
 from agent.status import Status
 from agent.turn import Turn
@@ -48,6 +50,7 @@ from wire.messages import (
     Receipts,
     Report,
 )
+from wire.messages import Renewal as Question
 from wire.mqtt import BULK, BrokerSettings, Link, Received, Will, connect, reason_of
 from wire.reconnecting import Reconnecting
 from wire.trust import COORDINATOR
@@ -58,6 +61,7 @@ SOFTWARE = "journeyman-agent 0.1.0"
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 30.0
 """A short cut should cost little; from there the waits grow, and thousands of gateways spread."""
 _JUDGE_S = 0.25
+_RENEW_S = 1.0
 _SILENT_S = 600.0
 _SLOWEST_BYTES_S = 1000.0
 """The first chunks of an update go together, so on a slow link the next one waits for long."""
@@ -73,11 +77,12 @@ class Connection:
     reporting: Reporting
     turn: Turn
     adoption: Adoption
-    operator: Operator
+    orders: Orders
     status: Status
     schedule: Schedule
     made: asyncio.Event
     """Set when there may be something new to deliver."""
+    renewal: Renewal
     progress: Progress = field(default_factory=Progress)
     chunk_bytes: int = CHUNK_BYTES
 
@@ -94,6 +99,11 @@ class Connection:
         self.is_stopping = False
         """Set before `run` is cancelled: a link that ends in the same instant can hide that."""
         self._delivery = Delivery(self.outbox, self.schedule, self.identity, self._live, self.made)
+
+    def use(self, broker: BrokerSettings) -> None:
+        """Connect by other settings, or with renewed files, now; nothing on its way is lost."""
+        self.broker = broker
+        self._renewed.set()
 
     async def run(self) -> None:
         """Connect, serve, and connect again, for ever."""
@@ -124,11 +134,14 @@ class Connection:
         counter = Counter(self._session)
         self.status.session = self._session
         will = Will(self._topics.state(self._agent), self._state("offline", counter))
-        async with connect(self.broker, self._agent, will) as link, asyncio.TaskGroup() as tasks:
+        broker = self.renewal.newest(self.broker)
+        async with connect(broker, self._agent, will) as link, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(link), name="listen")
             await link.subscribe(
                 [
                     self._topics.to(self._agent),
+                    self._topics.revoked,
+                    self._topics.renewed(self._agent),
                     self._topics.state(self._agent),
                     self._topics.coordinator_state,
                     self._topics.head,
@@ -137,16 +150,18 @@ class Connection:
             await self._announce(link, counter)
             self.status.link, self._up_s = "up", time.monotonic()
             tasks.create_task(self._keep_announced(link, counter), name="keep announced")
+            tasks.create_task(self._answer_orders(link, counter), name="answer orders")
             tasks.create_task(self._fetch.run(link, tasks), name="fetch")
             tasks.create_task(self._report(link, counter), name="report")
             tasks.create_task(self._ask(link, counter), name="ask")
+            tasks.create_task(self._renew(link, counter), name="renew")
             tasks.create_task(self._delivery.run(link, counter), name="deliver")
             tasks.create_task(self._leave_when_renewed(), name="renewed")
 
     async def _leave_when_renewed(self) -> None:
         """End a connection whose will and birth name an incarnation or a session that is over."""
         await self._renewed.wait()
-        raise LinkDownError("a new incarnation or session begins")
+        raise LinkDownError("a new incarnation, session or setting begins")
 
     def _begin_again(self, reason: str) -> None:
         """This card was restored or copied: what it makes from here on gets ids of its own."""
@@ -166,10 +181,11 @@ class Connection:
             credential=self.identity.credential_envelope,
             software=SOFTWARE,
             produced=self.outbox.produced,
+            order=self.orders.outcome,
         )
         return self._seal(state, counter)
 
-    def _seal(self, message: AgentState | Report | Readiness, counter: Counter) -> bytes:
+    def _seal(self, message: AgentState | Report | Readiness | Question, counter: Counter) -> bytes:
         return seal(
             message,
             federation=self.identity.trust.federation,
@@ -188,6 +204,13 @@ class Connection:
             await self._overwritten.wait()
             self._overwritten.clear()
             logger.info("answering a late will with a new birth")
+            await self._announce(link, counter)
+
+    async def _answer_orders(self, link: Link, counter: Counter) -> None:
+        """Tell what became of the coordinator's last order, in a birth that replaces this one."""
+        while True:
+            await self.orders.changed.wait()
+            self.orders.changed.clear()
             await self._announce(link, counter)
 
     async def _listen(self, link: Link) -> None:
@@ -212,6 +235,11 @@ class Connection:
             self._on_coordinator(message.payload)
         elif topic == self._topics.state(self._agent):
             self._on_own_state(message.payload)
+        elif topic == self._topics.renewed(self._agent):
+            self.renewal.on_answer(message.payload)
+        elif topic == self._topics.revoked:
+            if self.renewal.on_revoked(message.payload):
+                self._set_live(is_live=False)
         else:
             self._fetch.on_chunk(topic, message.payload)
 
@@ -229,8 +257,7 @@ class Connection:
             command = parse_body(opened, Command)
             self._guard.accept(opened.counter, "command")
             self.outbox.settle((), opened.counter)  # so that it can not be replayed after a restart
-            self.operator.paused = command.name == "pause"
-            logger.info("training: %s by command", command.name)
+            self.orders.take(command)
             return
         receipts = parse_body(opened, Receipts)
         self._guard.accept(opened.counter, "receipts")
@@ -263,7 +290,7 @@ class Connection:
         opened.verify(self.identity.trust.federation, self.identity.trust.coordinator)
         state = parse_body(opened, CoordinatorState)
         self.status.coordinator = state.status
-        self._set_live(is_live=state.status == "online")
+        self._set_live(is_live=state.status == "online" and not self.renewal.is_revoked)
 
     def _set_live(self, *, is_live: bool) -> None:
         """Note whether there is a coordinator to deliver to and to ask."""
@@ -316,6 +343,14 @@ class Connection:
                 if asked is not None:
                     await link.publish(self._topics.ask(self._agent), self._seal(asked, counter))
             await asyncio.sleep(_JUDGE_S)
+
+    async def _renew(self, link: Link, counter: Counter) -> None:
+        """Ask the enrolment authority now and then for what is newer."""
+        while True:
+            question = self.renewal.next_question(datetime.now(UTC), time.monotonic())
+            if question is not None:
+                await link.publish(self._topics.renew(self._agent), self._seal(question, counter))
+            await asyncio.sleep(_RENEW_S)
 
 
 def _kind_of(payload: bytes) -> str:

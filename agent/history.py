@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agent.signals.rows import Rows, no_rows
+from agent.signals.rows import Rows, joined, no_rows
 from agent.storage import DurableFile, readable_rows
 from wire.database import DiskError, set_aside_files, transaction
 
@@ -49,6 +49,7 @@ _COLUMNS = "source_timestamp_us, held_out, layout, row_values, follows, in_held_
 _LATER_COLUMNS = ("follows", "in_held_out_stretch")
 """Columns that a file of an older version lacks."""
 _SALVAGED_AT_ONCE = 1000
+_READ_AT_ONCE = 1000
 _GOLDEN_RATIO_64 = 0x9E3779B97F4A7C15
 
 
@@ -144,13 +145,17 @@ class History:
         self._layout = _Layout(
             tuple((name, self._shapes.get(at, ())) for at, name in enumerate(channels))
         )
-        self._capacity = max(1, min(capacity_rows, capacity_bytes // self._layout.record.itemsize))
+        self.resize(capacity_rows, capacity_bytes)
         self._share = holdout_share
         self._stretch_us = max(1, round(holdout_stretch_s * 1e6))
         self._relabel = relabel
         self._layout_number = 0
         self.count = 0
         self._file = DurableFile(path, self._prepare, durable=False)
+
+    def resize(self, capacity_rows: int, capacity_bytes: int) -> None:
+        """Keep so many rows from the next append on; see the arguments."""
+        self._capacity = max(1, min(capacity_rows, capacity_bytes // self._layout.record.itemsize))
 
     @property
     def problem(self) -> str:
@@ -243,16 +248,18 @@ class History:
                 f" WHERE {side} = ? ORDER BY source_timestamp_us",
                 (held_out,),
             )
-            return self._unpacked(
-                layouts,
-                [
-                    row
-                    for row in found
-                    if row[2] in layouts and len(row[3]) == layouts[row[2]].record.itemsize
-                ],
+            wanted = (
+                row
+                for row in found
+                if row[2] in layouts and len(row[3]) == layouts[row[2]].record.itemsize
             )
+            parts = []
+            while some := list(islice(wanted, _READ_AT_ONCE)):  # a row's bytes weigh thrice
+                parts.append(self._unpacked(layouts, some))
+            return joined(parts) if parts else nothing
 
-        rows = self._file.read(find, no_rows(len(self._layout.channels), self._shapes))
+        nothing = no_rows(len(self._layout.channels), self._shapes)
+        rows = self._file.read(find, nothing)
         if in_stretches:
             stretch = rows.source_timestamp_us // self._stretch_us
             rows.follows[1:] &= np.diff(stretch) <= 1

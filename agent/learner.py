@@ -4,7 +4,8 @@
 
 Training goes on while the link is down, from the last version the agent holds: its update is
 delivered later, with its staleness.  A training that a stop or a crash cuts short goes on at the
-next start (`unfinished`), as if it had never been cut.  `reason_to_wait` is pure; what an update is
+next start (`unfinished`), as if it had never been cut; so does one that the gateway's budget
+interrupts (`agent/budget`), once the budget allows it.  `reason_to_wait` is pure; what an update is
 made of is `agent/making.py`'s.
 """
 
@@ -16,14 +17,18 @@ from dataclasses import dataclass, field
 
 from agent.adoption import Adopted, Adoption
 from agent.asking import Decision
+from agent.budget import Budget
 from agent.config import Identity
-from agent.health import Beat, Progress, no_beat, rest
+from agent.health import Beat, Progress, no_beat, rest, until
 from agent.history import History
 from agent.learning.losses import Loss
+from agent.learning.memory import give_memory_back
+from agent.learning.place import TrainingPlace
 from agent.learning.plan import TrainingPlan
 from agent.learning.train import TrainingResult
-from agent.learning.worker import TrainingFailed, TrainingProcess, TrainingProcessDied
+from agent.learning.worker import TrainingFailed, TrainingProcessDied
 from agent.making import Trained, make_update
+from agent.orders import Operator
 from agent.outbox import Outbox, UpdateId
 from agent.signals.rows import Rows
 from agent.status import Status
@@ -42,18 +47,14 @@ _STOP_S = 1.0
 _SILENT_S = 3600.0
 """A training says by its checkpoints that it goes on; a step of it, or a graph that is derived, is
 never this long."""
+_PAUSE_LOOK_S = 1.0
+_LONG_PAUSE_S = 900.0
+"""After so long a newer version is trained from rather than an old one to the end."""
 _USELESS_CHECKPOINT = ("CheckpointError", "CheckpointMismatch")
 
 
 class PolicyError(Exception):
     """A head's policy that nobody can train by; waiting for the next head is all that helps."""
-
-
-@dataclass
-class Operator:
-    """What an operator's commands changed; lives as long as the process."""
-
-    paused: bool = False
 
 
 def reason_to_wait(adopted: Adopted | None, rows: int, made: int, operator: Operator) -> str:
@@ -115,7 +116,7 @@ class Learner:
     adoption: Adoption
     history: History
     outbox: Outbox
-    process: TrainingProcess
+    process: TrainingPlace
     identity: Identity
     counter: Counter
     operator: Operator
@@ -127,6 +128,7 @@ class Learner:
     checkpoint_s: float = 30.0
     chunk_bytes: int = CHUNK_BYTES
     progress: Progress = field(default_factory=Progress)
+    budget: Budget = field(default_factory=Budget)
     _beat: Beat = no_beat
 
     async def run(self) -> None:
@@ -149,10 +151,19 @@ class Learner:
             if reason or adopted is None:
                 await self._wait_for_news()
                 continue
+            self.operator.hurry.clear()
             self.turn.begin()
             await self._train(self._standardise(adopted), decision)
             self.turn.end()
-            await rest(self.pause_s, self._beat)
+            give_memory_back()  # of the rows and examples
+            await self._rest()
+
+    async def _rest(self) -> None:
+        """Pause between two trainings, unless an operator is in a hurry."""
+        self.status.learning = "resting between two trainings"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.pause_s):
+                await until(self.operator.hurry, self._beat)
 
     def _standardise_first(self) -> None:
         """Give a model that is standardised by this site's own rows the first ones, once enough."""
@@ -206,6 +217,8 @@ class Learner:
             waiting = self.outbox.open_updates()
             if waiting:
                 return f"waiting for the outcome of update {waiting[0]}"
+        if not reason and self.budget.reason:
+            return f"waiting: {self.budget.reason}"
         return reason
 
     async def _wait_for_news(self) -> None:
@@ -217,9 +230,7 @@ class Learner:
     async def _train(self, adopted: Adopted, decision: Decision) -> None:
         version = adopted.head.train.version
         try:
-            job = self._job(adopted)
-            await self.process.prepare(adopted.model.graph, adopted.model.loss)
-            result, rows = await self._resume_or_begin(adopted, job)
+            trained_on = await self._train_to_the_end(adopted)
         except (TrainingFailed, TrainingProcessDied, PolicyError) as error:
             logger.warning("training from version %d failed: %s", version, error)
             self.status.learning = f"training failed: {error}"
@@ -227,6 +238,9 @@ class Learner:
                 self.unfinished.discard()
             await asyncio.sleep(_AFTER_FAILURE_S)
             return
+        if trained_on is None:
+            return
+        result, rows = trained_on
         trained = Trained(result.params, rows)
         made = await self._make_durable(adopted, trained)
         self.adoption.keep_local(adopted, result.params)
@@ -244,6 +258,37 @@ class Learner:
         )
         bury_doomed(self.outbox, self.identity, self.counter)
         self.made.set()
+
+    async def _train_to_the_end(self, adopted: Adopted) -> tuple[TrainingResult, int] | None:
+        """Train, with the pauses that the gateway's budget wants; None when another head is due."""
+        job = self._job(adopted)
+        while True:
+            model = adopted.model
+            await self.process.prepare(model.graph, model.loss, model.golden)
+            result, rows = await self._resume_or_begin(adopted, job)
+            if not result.stopped:
+                return result, rows
+            if not await self._is_worth_going_on(adopted):
+                return None
+            self.status.learning = "training"
+
+    async def _is_worth_going_on(self, adopted: Adopted) -> bool:
+        """Wait until the budget allows training; whether it should still be this one."""
+        now_s = asyncio.get_running_loop().time
+        since_s, base = now_s(), adopted.head
+        while True:
+            current = self.adoption.current
+            if current is None or current.head.training == "closed" or self.operator.paused:
+                return False
+            head = current.head
+            if (head.bundle.digest, head.lineage) != (base.bundle.digest, base.lineage):
+                return False
+            if head.train.version != base.train.version and now_s() - since_s > _LONG_PAUSE_S:
+                return False
+            if not self.budget.reason:
+                return True
+            self.status.learning = f"waiting: {self.budget.reason}"
+            await rest(_PAUSE_LOOK_S, self._beat)
 
     async def _make_durable(self, adopted: Adopted, trained: Trained) -> UpdateId:
         """Make the update; while the disk refuses it, hold what was trained and try again."""
@@ -293,7 +338,7 @@ class Learner:
     async def _run_child(
         self, adopted: Adopted, job: Job, rows: TrainingRows, checkpoint: bytes | None
     ) -> TrainingResult:
-        """Train; when cancelled, interrupt the child and keep where it stopped, within a second."""
+        """Train; keep where it is interrupted, by the budget, or within a second by cancelling."""
 
         def keep(checkpoint: bytes) -> None:
             self._beat()
@@ -312,7 +357,7 @@ class Learner:
         )
         try:
             # Shielded, because cancelling the call itself would kill the child with its work.
-            return await asyncio.shield(training)
+            result = await asyncio.shield(training)
         except asyncio.CancelledError:
             self.process.interrupt()
             with contextlib.suppress(TrainingFailed, TrainingProcessDied, TimeoutError):
@@ -322,3 +367,6 @@ class Learner:
                 if result.checkpoint is not None:
                     keep(result.checkpoint.to_bytes())
             raise
+        if result.checkpoint is not None:
+            keep(result.checkpoint.to_bytes())
+        return result

@@ -1,4 +1,8 @@
-"""`journeyman-agent`: the command line."""
+"""`journeyman-agent`: the command line.
+
+What each command needs is imported when it is given: the service, `run`, is to carry nothing of the
+others through the years.
+"""
 
 import argparse
 import asyncio
@@ -6,27 +10,19 @@ import logging
 import sys
 from pathlib import Path
 
-from agent.app import run
-from agent.browse_command import add_browse
 from agent.config import read_agent_settings, read_identity, resolve
-from agent.doctor_command import add_doctor
-from agent.enrol import install, request
-from agent.label_command import add_label
-from agent.live_command import add_test
-from agent.schema_command import add_schema
 from agent.status import read_channels, read_status
 from agent.status_words import channel_lines
-from agent.trust_command import add_trust
 from wire.errors import SettingsError
+from wire.logs import log_to_standard_error_or_journal
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status: 0 fine, 1 failed, 2 configuration."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else getattr(options, "log_level", logging.INFO),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser(is_service=given[:1] == ["run"]).parse_args(given)
+    level = logging.DEBUG if options.verbose else getattr(options, "log_level", logging.INFO)
+    log_to_standard_error_or_journal("journeyman-agent", level)
     logging.getLogger("asyncua").setLevel(logging.WARNING)
     try:
         return int(options.command(options))
@@ -40,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(*, is_service: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="journeyman-agent",
         description="Reads machines, learns on site, and shares only client updates.",
@@ -58,54 +54,33 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         if name == "status":
             sub.add_argument("--channels", action="store_true", help="every channel's statistics")
+    if not is_service:
+        _add_tools(commands)
+    return parser
+
+
+def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands for people, whose imports the service does without."""
+    from agent.browse_command import add_browse  # noqa: PLC0415
+    from agent.doctor_command import add_doctor  # noqa: PLC0415
+    from agent.enrol_command import add_enrol  # noqa: PLC0415
+    from agent.label_command import add_label  # noqa: PLC0415
+    from agent.live_command import add_test  # noqa: PLC0415
+    from agent.schema_command import add_schema  # noqa: PLC0415
+    from agent.trust_command import add_trust  # noqa: PLC0415
+
     add_test(commands)
     add_browse(commands)
     add_doctor(commands)
     add_trust(commands)
     add_label(commands)
-    _add_enrol(commands)
+    add_enrol(commands)
     add_schema(commands)
-    return parser
-
-
-def _add_enrol(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    enrol = commands.add_parser(
-        "enrol",
-        help="get this gateway's credential and certificate with a one-time token",
-        description="Enrols this gateway. `enrol request` makes its private keys, which never "
-        "leave it, and a request to the enrolment authority; `enrol install` checks the answer, "
-        "installs it, and prints the lines for agent.toml.",
-    )
-    actions = enrol.add_subparsers(required=True, metavar="ACTION")
-    ask = actions.add_parser(
-        "request",
-        help="make keys and a request with the token",
-        description="Makes AGENT.key, AGENT.tls.key and AGENT.request for the agent that the token "
-        "names. Keys that are there already are used, so an agent can be enrolled anew.",
-    )
-    ask.add_argument("--token", required=True, metavar="FILE", help="the token; - reads it here")
-    ask.add_argument("--out", type=Path, required=True, metavar="DIR", help="for keys and request")
-    ask.set_defaults(command=lambda options: _say(request(options.token, options.out)))
-    take = actions.add_parser(
-        "install",
-        help="check and install the authority's answer",
-        description="Checks the answer against the token's root and CA and this gateway's keys, "
-        "writes charter.jm, ca.crt, AGENT.credential and AGENT.crt, and prints what agent.toml "
-        "needs. Writes nothing if anything is wrong.",
-    )
-    take.add_argument("answer", type=Path, metavar="ANSWER", help="what `enrolment grant` wrote")
-    take.add_argument(
-        "--dir", type=Path, required=True, metavar="DIR", help="as at `enrol request`"
-    )
-    take.set_defaults(command=lambda options: _say(install(options.answer, options.dir)))
-
-
-def _say(text: str) -> int:
-    print(text)
-    return 0
 
 
 def _run(options: argparse.Namespace) -> int:
+    from agent.app import run  # noqa: PLC0415
+
     try:
         asyncio.run(run(options.config))
     except ExceptionGroup as group:  # what ended the task group

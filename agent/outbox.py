@@ -122,7 +122,7 @@ class Outbox:
 
     Args:
       path: the file, or `:memory:`.
-      quota_bytes: of pending updates; tombstones may take as much again.
+      quota_bytes: of pending updates; tombstones may take as much again.  May be set at any time.
 
     Raises:
       DiskError: there is no file to read and none can be made.
@@ -134,7 +134,7 @@ class Outbox:
         reserve = None if in_memory else Path(path).with_suffix(".reserve")
         ready = partial(prepare, path=None if in_memory else Path(path))
         self._file = DurableFile(path, ready, durable=True, reserve=reserve)
-        self._quota_bytes = quota_bytes
+        self.quota_bytes = quota_bytes
         self._damaged: set[UpdateId] = set()
         self._counts: dict[str, int] | None = None
         self._session = 0
@@ -276,7 +276,7 @@ class Outbox:
             )
             return int(found.fetchone()[0])
 
-        return self._file.read(tombstones, 0) > self._quota_bytes
+        return self._file.read(tombstones, 0) > self.quota_bytes
 
     def over_quota(self) -> list[Doomed]:
         """Oldest uncommitted updates that must go to meet the quota."""
@@ -287,7 +287,7 @@ class Outbox:
                 " WHERE header IS NOT NULL AND status = 'pending' AND content IS NOT NULL"
                 " ORDER BY place"
             ).fetchall()
-            excess = sum(size for *_, size in rows) - self._quota_bytes
+            excess = sum(size for *_, size in rows) - self.quota_bytes
             victims: list[UpdateId] = []
             for incarnation, sequence, size in rows:
                 if excess <= 0:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
+from agent.budget import BudgetReport
 from agent.samples import StoreCounters
 from agent.sensors.source import SourceReport
 from agent.serve.inbox import OutputReport
@@ -54,6 +55,10 @@ class Status(msgspec.Struct, kw_only=True):
     """Of the local sample store."""
     storage: str = "ok"
     """What is wrong with the disk or its files, and which damaged files were kept."""
+    configuration: str = ""
+    """What the last reload applied, and what waits for a restart."""
+    order: str = ""
+    """The coordinator's last order, and what became of it."""
     link: str = "down"
     coordinator: str = "unknown"
     session: int = 0
@@ -66,11 +71,21 @@ class Status(msgspec.Struct, kw_only=True):
     """Why that one, or what the choice waits for."""
     base_version: int | None = None
     learning: str = "waiting for a head"
+    budget: BudgetReport | None = None
+    """What the gateway can spare for training, and what was seen of it last."""
     produced: int = 0
     outcomes: dict[str, int] = {}
     scored: int = 0
     alarms: int = 0
     score: float | None = None
+    certificate: str = ""
+    """Of the agent for the broker: how long it lasts."""
+    certificate_ends: float | None = None
+    """The same as Unix time."""
+    renewed: str = ""
+    """What the enrolment authority renewed and a restart will use."""
+    revoked: str = ""
+    """That the enrolment authority revoked this agent; nothing is delivered then."""
     refused: str = ""
     """Last message from the network that was refused, and why."""
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import signal
 import time
 from functools import partial
@@ -24,16 +25,21 @@ from coordinator.connection import Connection
 from coordinator.evaluation_log import EvaluationLog
 from coordinator.federation import Federation
 from coordinator.reader import Reader, ViewError, read_about
+from coordinator.revocations import RevokedFile
 from coordinator.store import Store
 from coordinator.strategies.choice import StrategyName
 from coordinator.terminal import status_text
 from wire.database import lock_directory
 from wire.errors import SettingsError
+from wire.messages import OrderName
+from wire.notify import notify, watchdog_interval_s
 from wire.settings import settings_error
+from wire.watchdog import keep_watch
 
 logger = logging.getLogger(__name__)
 
 DATABASE = "coordinator.db"
+_WATCH_S = 1.0
 
 
 class Coordinator:
@@ -66,7 +72,14 @@ class Coordinator:
             k_min=identity.trust.charter.k_min,
         )
         self._connection = Connection(
-            settings.broker, identity, store, federation, evaluations, admissions, boot
+            settings.broker,
+            identity,
+            store,
+            federation,
+            evaluations,
+            admissions,
+            boot,
+            _revoked_file(identity, settings),
         )
         logger.info(
             "federation %s at version %d, head %d, run %d",
@@ -77,8 +90,18 @@ class Coordinator:
         )
 
     async def run(self) -> None:
-        """Run until cancelled after `stop`."""
-        await self._connection.run()
+        """Run until cancelled after `stop`; tell the service manager how it goes."""
+        notify("READY=1")
+        interval_s = watchdog_interval_s()
+        every_s = min(_WATCH_S, (interval_s or math.inf) / 2)
+        # Where this one fails, nothing feeds the watchdog, which is right.
+        watch = asyncio.create_task(
+            keep_watch(self._connection.progress, notify, every_s), name="watchdog"
+        )
+        try:
+            await self._connection.run()
+        finally:
+            watch.cancel()
 
     def stop(self) -> None:
         """Say that a cancellation comes, so that a link that ends with it does not hide it."""
@@ -108,6 +131,12 @@ async def run(config: Path, strategy: StrategyName | None = None) -> None:
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
+    notify("STOPPING=1")
+
+
+def _revoked_file(identity: Identity, settings: CoordinatorSettings) -> RevokedFile | None:
+    name = settings.trust.revoked
+    return RevokedFile(resolve(identity.source, name), identity.trust) if name else None
 
 
 def set_training(config: Path, training: str) -> None:
@@ -116,14 +145,23 @@ def set_training(config: Path, training: str) -> None:
         store.set_training("closed" if training == "closed" else "open")
 
 
-def order(config: Path, agent: str, name: str) -> None:
-    """Order one agent to pause or resume training; sent now and with each of its next births."""
+def order(
+    config: Path, agent: str, name: OrderName, tables: str = "", deadline_s: int = 300
+) -> int:
+    """Order one agent something; sent now, and with each of its births until it has answered.
+
+    Returns:
+      The order's number.
+
+    Raises:
+      SettingsError: no such agent has been seen.
+    """
     with contextlib.closing(_open_store(config)) as store:
         known = [agent for agent, _, _ in store.agents()]
         if agent not in known:
             reason = f"no agent {agent!r} has been seen; known: {', '.join(known) or 'none'}"
             raise SettingsError(str(config), None, None, reason)
-        store.order(agent, name)
+        return store.order(agent, name, tables, deadline_s)
 
 
 def roll_back(config: Path, version: int) -> None:
@@ -194,6 +232,10 @@ def status(config: Path) -> str:
             "agents": [
                 {"agent": agent, "site": site, "status": state}
                 for agent, site, state in store.agents()
+            ],
+            "orders": [
+                {"agent": agent, "order": name, "number": number, "status": state, "reason": reason}
+                for agent, name, number, state, reason in store.orders()
             ],
         },
         indent=1,

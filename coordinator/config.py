@@ -28,6 +28,7 @@ from wire.chunks import CHUNK_BYTES
 from wire.errors import SettingsError, WireError
 from wire.messages import MAX_CHUNKS, Policy
 from wire.mqtt import BrokerSettings
+from wire.revocations import read_revoked_file
 from wire.settings import Settings, host_problem, read_settings, settings_error
 from wire.signing import PrivateKey, parse_public_key, read_private_key
 from wire.sparse import problem_with as problem_with_sparse
@@ -57,11 +58,14 @@ class TrustTable(Settings, frozen=True, kw_only=True):
       root: the federation root's public key, 64 hexadecimal digits.
       charter: file signed by the root.
       key: file with the coordinator's private key; the charter names its public half.
+      revoked: file with the enrolment authority's list of revoked credentials, read again when it
+        changes; empty where `journeyman enrolment serve` tells it over the broker.
     """
 
     root: Annotated[str, msgspec.Meta(min_length=64, max_length=64)]
     charter: str
     key: str
+    revoked: str = ""
 
 
 class AverageTable(Settings, frozen=True, kw_only=True):
@@ -135,6 +139,9 @@ def read_identity(path: Path, settings: CoordinatorSettings) -> Identity:
         root = parse_public_key(settings.trust.root)
         where = "trust.charter"
         trust = read_charter(resolve(path, settings.trust.charter).read_bytes(), root)
+        where = "trust.revoked"
+        if settings.trust.revoked:
+            read_revoked_file(resolve(path, settings.trust.revoked), trust)
         where = "coordinator.bundle"
         data = resolve(path, settings.coordinator.bundle).read_bytes()
         bundle = read_bundle(data, trust)

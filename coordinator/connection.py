@@ -14,7 +14,7 @@ import logging
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from coordinator.admissions import Admissions
 from coordinator.config import Identity
@@ -22,6 +22,7 @@ from coordinator.current import Result
 from coordinator.evaluation_log import EvaluationLog
 from coordinator.federation import Federation
 from coordinator.ingest import BUDGET_BYTES, Ingest, Update
+from coordinator.revocations import RevokedFile
 from coordinator.store import KnownAgent, Store
 from wire.chunks import split
 from wire.codec import Counter, Opened, ReplayGuard, open_envelope, parse_body, seal
@@ -43,6 +44,7 @@ from wire.messages import (
     Receipt,
     Receipts,
     Report,
+    RevocationList,
     UpdateHeader,
 )
 from wire.mqtt import (
@@ -54,10 +56,12 @@ from wire.mqtt import (
     connect,
     reason_of,
 )
+from wire.progress import Beat, Progress
 from wire.reconnecting import Reconnecting
 from wire.signing import PublicKey
 from wire.topics import Topics
-from wire.trust import COORDINATOR, read_credential
+from wire.trust import COORDINATOR, read_credential, read_revoked
+from wire.waiting import no_beat
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +72,10 @@ _LINGERS, _LINGER_S, _LONGEST_BATCH_S = 3, 0.004, 0.1
 large, and ingest a third faster."""
 _OUTGOING = 10_000
 _TICK_S = 0.1
+_SILENT_S = 300.0
+"""To publish a large model again to a broker far away takes a while, before the first tick."""
 _ORDERS_S = 0.5
+_FILE_S = 5.0
 _GRANTS_S = 0.2
 _RECEIPTS_PER_MESSAGE = 200
 
@@ -96,6 +103,10 @@ class Connection:
     evaluations: EvaluationLog
     admissions: Admissions
     boot: int
+    revoked_file: RevokedFile | None = None
+
+    progress: Progress = field(default_factory=Progress)
+    _beat: Beat = no_beat
 
     def __post_init__(self) -> None:
         self.ingest = Ingest(max(BUDGET_BYTES, 4 * self.federation.update_bytes))
@@ -113,8 +124,13 @@ class Connection:
 
     async def run(self) -> None:
         """Connect, serve, and connect again, for ever."""
+        with self.progress.watching("connection", _SILENT_S) as self._beat:
+            await self._keep_connected()
+
+    async def _keep_connected(self) -> None:
         waits = Reconnecting(0.2, 5.0, random.Random())  # noqa: S311  jitter only
         while True:
+            self._beat()
             began_s = time.monotonic()
             try:
                 await self._connected()
@@ -135,6 +151,8 @@ class Connection:
         will = Will(topic, self._state("offline"))
         async with connect(self.broker, COORDINATOR, will) as link, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(link), name="listen")
+            # First: what was revoked is to be known before anything else comes in.
+            await link.subscribe([self._topics.revoked])
             await link.subscribe(
                 [self._topics.all_updates, self._topics.all_reports, self._topics.all_asks]
             )
@@ -148,6 +166,7 @@ class Connection:
             tasks.create_task(self._send_orders(link), name="orders")
             tasks.create_task(self._send_grants(link), name="grants")
             tasks.create_task(self._tick(), name="tick")
+            tasks.create_task(self._watch_revoked_file(), name="revoked")
             # Last: a thousand retained births would stand before head, birth and receipts.
             await link.subscribe([self._topics.all_states])
 
@@ -218,6 +237,8 @@ class Connection:
             self._on_report(topic, message.payload, now_s)
         elif kind == "ask":
             self._on_ask(topic, message.payload, now_s)
+        elif kind == "revoked":
+            self._on_revoked(read_revoked(message.payload, self.identity.trust))
         elif kind == "state" and topic != self._topics.coordinator_state:
             self._on_agent_state(topic, message.payload)
         return None
@@ -227,7 +248,7 @@ class Connection:
         if at.chunk is not None:
             return self.ingest.on_chunk(at, payload, now_s)
         opened = open_envelope(payload, "update")
-        self._verify_agent(opened, at.agent)
+        sender = self._verify_agent(opened, at.agent)
         header = parse_body(opened, UpdateHeader)
         if (header.agent, header.incarnation, header.sequence) != (
             at.agent,
@@ -240,6 +261,8 @@ class Connection:
         if known is not None:
             self._send([(at.agent, known)])
             return None
+        if self._is_revoked(sender):
+            self._alarm_revoked(at.agent, sender.serial, f"update {header.sequence} was refused")
         if not header.dropped and self.federation.problem_with(header) is not None:
             return Update(header, b"")  # its chunks would change nothing
         taken = self.ingest.on_header(header, now_s)
@@ -252,6 +275,7 @@ class Connection:
         agent = self._topics.agent_of(topic, "report")
         opened = open_envelope(payload, "report")
         known = self._verify_agent(opened, agent)
+        self._refuse_revoked(known)
         self._guard_of(known, "report").accept(opened.counter, f"report from {agent}")
         report = parse_body(opened, Report)
         self._after(self.federation.on_report(agent, known.site, report, now_s))
@@ -261,6 +285,7 @@ class Connection:
         agent = self._topics.agent_of(topic, "ask")
         opened = open_envelope(payload, "readiness")
         known = self._verify_agent(opened, agent)
+        self._refuse_revoked(known)
         self._guard_of(known, "ask").accept(opened.counter, f"readiness from {agent}")
         readiness = parse_body(opened, Readiness)
         alone = self.federation.site_alone
@@ -289,6 +314,9 @@ class Connection:
         if known is not None and credential.serial < known.serial:
             reason = f"credential {credential.serial} of {agent} was replaced by {known.serial}"
             raise SignatureError(reason)
+        if state.status == "online" and self.store.revocations.covers(agent, credential.serial):
+            self._alarm_revoked(agent, credential.serial, "its birth was refused")
+            return
         if known is not None and _is_earlier(state, credential, known):
             # The will of an earlier connection, a replay, or a card restored from a backup, which
             # has forgotten its last sessions.
@@ -308,7 +336,7 @@ class Connection:
         self.store.keep_agent(born, state.status)
         self._known.pop(agent, None)
         if state.status == "online":
-            self.store.set_order_due(agent, is_due=True)
+            self.store.answered(agent, state.order)
             self._answer_birth(agent, state)
         else:
             self.admissions.on_gone(agent)
@@ -321,6 +349,23 @@ class Connection:
         detail = f"incarnation {state.incarnation} after {known.incarnation}: "
         detail += "its card was wiped, restored from a backup, copied or damaged"
         self.store.raise_alarm(agent, "new incarnation", detail)
+        logger.error("ALARM %s: %s", agent, detail)
+
+    def _on_revoked(self, revoked: RevocationList) -> None:
+        for agent in self.store.revocations.take(revoked):
+            self.admissions.on_gone(agent)
+
+    def _is_revoked(self, known: KnownAgent) -> bool:
+        return self.store.revocations.covers(known.agent, known.serial)
+
+    def _refuse_revoked(self, known: KnownAgent) -> None:
+        if self._is_revoked(known):
+            raise SignatureError(f"credential {known.serial} of {known.agent} was revoked")
+
+    def _alarm_revoked(self, agent: str, serial: int, what: str) -> None:
+        """Whoever has its keys still gets to the broker."""
+        detail = f"credential {serial} was revoked, and {what}: does the broker let it in?"
+        self.store.raise_alarm(agent, "revoked", detail)
         logger.error("ALARM %s: %s", agent, detail)
 
     def _verify_agent(self, opened: Opened, agent: str) -> KnownAgent:
@@ -368,16 +413,15 @@ class Connection:
         await link.publish(self._topics.to(agent), self._seal(message))
 
     async def _send_orders(self, link: Link) -> None:
-        """Send the operator's orders: when given, and again to every new connection of the agent.
+        """Send the operator's orders: when given, and at each birth until one tells the outcome.
 
         An inbox is not retained, so an agent that is away hears its order with its next birth.
         """
         while True:
-            for agent, name in self.store.due_orders():
-                command = Command(name="pause" if name == "pause" else "resume")
-                self.store.set_order_due(agent, is_due=False)
+            for agent, command in self.store.due_orders():
+                self.store.set_order_sent(agent, command.number)
                 await self._tell(link, agent, command)
-                logger.info("told %s to %s", agent, name)
+                logger.info("told %s to %s: order %d", agent, command.name, command.number)
             await asyncio.sleep(_ORDERS_S)
 
     async def _send_grants(self, link: Link) -> None:
@@ -418,9 +462,17 @@ class Connection:
             for index, chunk in enumerate(split(named.data, named.content.chunk_bytes))
         }
 
+    async def _watch_revoked_file(self) -> None:
+        while self.revoked_file is not None:
+            revoked = await asyncio.to_thread(self.revoked_file.changed)
+            if revoked is not None:
+                self._on_revoked(revoked)
+            await asyncio.sleep(_FILE_S)
+
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
+            self._beat()
             now_s = time.monotonic()
             self._send(self.ingest.ask(now_s))
             self._after(self.federation.tick(now_s))

@@ -5,6 +5,7 @@ import asyncio
 import logging
 import os
 import sys
+import tomllib
 from pathlib import Path
 from typing import get_args
 
@@ -21,15 +22,16 @@ from coordinator.config import read_coordinator_settings, read_identity
 from coordinator.schema_command import add_schema
 from coordinator.strategies.choice import StrategyName
 from wire.errors import SettingsError
+from wire.files import read_small
+from wire.logs import log_to_standard_error_or_journal
+from wire.messages import MAX_TABLES
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status: 0 fine, 1 failed, 2 configuration."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    level = logging.DEBUG if options.verbose else logging.INFO
+    log_to_standard_error_or_journal("journeyman-coordinator", level)
     try:
         options.command(options)
     except SettingsError as error:
@@ -60,6 +62,8 @@ def _parser() -> argparse.ArgumentParser:
         ("open", _open, "open training again"),
         ("pause", _order, "tell one agent to stop training; it still delivers and scores"),
         ("resume", _order, "tell one agent to train again"),
+        ("train", _order, "tell one agent to train now, without its rest between trainings"),
+        ("configure", _configure, "give one agent other settings; it goes back if they harm it"),
         ("rollback", _rollback, "serve an earlier version again, and train on from it"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
@@ -74,8 +78,19 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--json", action="store_true", help="for programs")
         if command is _rollback:
             sub.add_argument("version", type=int, help="served before; `status` lists them")
-        if command is _order:
+        if command in (_order, _configure):
             sub.add_argument("agent", help="the agent's id")
+        if command is _configure:
+            sub.add_argument(
+                "tables", type=Path, help="TOML with the keys to change, and no others"
+            )
+            sub.add_argument(
+                "--deadline",
+                type=int,
+                default=300,
+                metavar="SECONDS",
+                help="the agent has to be healthy within so long (10 to 86,400; default 300)",
+            )
         sub.set_defaults(command=command, name=name)
     add_schema(commands)
     return parser
@@ -97,7 +112,29 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _order(options: argparse.Namespace) -> None:
-    order(options.config, options.agent, options.name)
+    number = order(options.config, options.agent, options.name)
+    _say_ordered(options, number)
+
+
+def _configure(options: argparse.Namespace) -> None:
+    tables = read_small(options.tables, 4 * MAX_TABLES, "settings for an agent")
+    try:
+        text = tables.decode()
+        tomllib.loads(text)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(str(options.tables), None, None, f"not TOML: {error}") from None
+    if len(text) > MAX_TABLES or not 10 <= options.deadline <= 86_400:
+        reason = f"at most {MAX_TABLES:,} characters, and a deadline of 10 to 86,400 seconds"
+        raise SettingsError(str(options.tables), None, None, reason)
+    number = order(options.config, options.agent, "configure", text, options.deadline)
+    _say_ordered(options, number)
+
+
+def _say_ordered(options: argparse.Namespace, number: int) -> None:
+    print(
+        f"order {number} for {options.agent}: {options.name}; what becomes of it: "
+        f"journeyman-coordinator status {options.config}"
+    )
 
 
 def _rollback(options: argparse.Namespace) -> None:

@@ -54,7 +54,7 @@ RECENT: Final = 500
 REASONS: Final = 8
 MAX_AGE_S: Final = 20.0
 """After which a view is read again although nobody wrote: links age."""
-_PLAIN_ALARMS: Final = ("two contents", "new incarnation")
+_PLAIN_ALARMS: Final = ("two contents", "new incarnation", "revoked")
 """Alarms whose details hold no figure of a site's data."""
 _NUMBER: Final = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?", re.IGNORECASE)
 
@@ -307,8 +307,10 @@ def _reasons(db: sqlite3.Connection) -> tuple[tuple[str, int], ...]:
 
 def _agents(db: sqlite3.Connection, now: float) -> tuple[Agent, ...]:
     rows = db.execute(
-        "SELECT agents.agent, site, status, coalesce(name, '') AS ordered FROM agents"
-        " LEFT JOIN commands USING (agent) ORDER BY site, agents.agent LIMIT ?",
+        "SELECT agents.agent, site, agents.status, coalesce(is_paused, 0) AS is_paused,"
+        " coalesce(name, '') AS ordered, coalesce(orders.status, '') AS outcome,"
+        " coalesce(reason, '') AS reason FROM agents"
+        " LEFT JOIN orders USING (agent) ORDER BY site, agents.agent LIMIT ?",
         (AGENTS,),
     ).fetchall()
     counts: dict[str, dict[str, int]] = {}
@@ -345,8 +347,15 @@ def _agent(
         refused=outcomes.get("refused", 0),
         waiting=outcomes.get("committed", 0),
         last_seen=max(seen) if seen else None,
-        order=row["ordered"],
+        is_paused=bool(row["is_paused"]),
+        order=_order(row),
     )
+
+
+def _order(row: sqlite3.Row) -> str:
+    """The last order and what became of it: `configure: undone: no link`; empty for none."""
+    told = row["ordered"], row["outcome"] or "not answered yet", row["reason"]
+    return ": ".join(part for part in told if part) if row["ordered"] else ""
 
 
 def _link_events(db: sqlite3.Connection, now: float) -> dict[str, list[tuple[float, str]]]:

@@ -9,9 +9,11 @@
     versions     digest of every version, so that a stale update can prove its base
     contents     bytes that the head names
     agents       verified credentials and the last birth
-    commands     the operator's last order to each agent
+    orders       the operator's last order to each agent, and what became of it
     evaluations  the sites' judgements of what the head names
     alarms       what a person has to look at, by agent and kind
+
+Whose credentials were revoked is in `coordinator/revocations.py`, in the same file.
 
 What people and reports read (`decisions`, `quality`, `choices`, `served`, `link_events`,
 `site_statistics`, `contributions`) is written by `coordinator/record.py`, in the same file.
@@ -34,8 +36,18 @@ from numpy.typing import NDArray
 from coordinator.aggregate import Buffer, Member, empty, settled
 from coordinator.drift import is_baseline
 from coordinator.record import RECORD_SCHEMA, Judged, Record
+from coordinator.revocations import REVOCATION_SCHEMA, Revocations
 from wire.database import open_database, sqlite_errors, transaction
-from wire.messages import Content, Delta, Evaluation, UpdateHeader, VersionRef
+from wire.messages import (
+    Command,
+    Content,
+    Delta,
+    Evaluation,
+    OrderName,
+    Outcome,
+    UpdateHeader,
+    VersionRef,
+)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS updates (
@@ -82,8 +94,13 @@ CREATE TABLE IF NOT EXISTS agents (
   serial INTEGER NOT NULL,        -- of the credential
   incarnation TEXT NOT NULL, session INTEGER NOT NULL, status TEXT NOT NULL
 ) STRICT;
-CREATE TABLE IF NOT EXISTS commands (
-  agent TEXT PRIMARY KEY, name TEXT NOT NULL, is_due INTEGER NOT NULL
+CREATE TABLE IF NOT EXISTS orders (
+  agent TEXT PRIMARY KEY, name TEXT NOT NULL,
+  number INTEGER NOT NULL,        -- one more than the agent's order before
+  tables TEXT NOT NULL, deadline_s INTEGER NOT NULL,
+  is_due INTEGER NOT NULL, is_paused INTEGER NOT NULL,
+  status TEXT NOT NULL,           -- what the agent says of it; empty until it does
+  reason TEXT NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS evaluations (
   digest BLOB NOT NULL, agent TEXT NOT NULL,
@@ -97,7 +114,7 @@ CREATE TABLE IF NOT EXISTS alarms (
   PRIMARY KEY (agent, kind)
 ) STRICT;
 """
-AlarmKind = Literal["two contents", "new incarnation", "drift", "diverged"]
+AlarmKind = Literal["two contents", "new incarnation", "drift", "diverged", "revoked"]
 VectorName = Literal["optimizer", "average", "memory", "centre"]
 
 
@@ -170,9 +187,11 @@ class Store:
     """Owner of `coordinator.db`."""
 
     def __init__(self, path: Path | str) -> None:
-        self._db = open_database(path, _SCHEMA + RECORD_SCHEMA, durable=True)
+        schema = _SCHEMA + RECORD_SCHEMA + REVOCATION_SCHEMA
+        self._db = open_database(path, schema, durable=True)
         self._path = str(path)
         self.record = Record(self._db)
+        self.revocations = Revocations(self._db)
 
     def transaction(self) -> AbstractContextManager[None]:
         """One atomic, durable step."""
@@ -453,21 +472,65 @@ class Store:
 
     # Commands
 
-    def order(self, agent: str, name: str) -> None:
-        """Keep the operator's order to an agent; it replaces an earlier one."""
+    def order(self, agent: str, name: OrderName, tables: str = "", deadline_s: int = 300) -> int:
+        """Keep the operator's order to an agent; it replaces an earlier one.
+
+        Returns:
+          Its number.
+        """
         with self.transaction():
-            self._db.execute("INSERT OR REPLACE INTO commands VALUES (?, ?, 1)", (agent, name))
+            query = "SELECT number, is_paused FROM orders WHERE agent = ?"
+            before, is_paused = self._db.execute(query, (agent,)).fetchone() or (0, 0)
+            if name in ("pause", "resume"):
+                is_paused = int(name == "pause")
+            self._db.execute(
+                "INSERT OR REPLACE INTO orders VALUES (?, ?, ?, ?, ?, 1, ?, '', '')",
+                (agent, name, before + 1, tables, deadline_s, is_paused),
+            )
+        return int(before) + 1
 
-    def due_orders(self) -> list[tuple[str, str]]:
-        """Orders to send now: (agent, name)."""
-        return self._db.execute(
-            "SELECT agent, name FROM commands WHERE is_due ORDER BY agent"
-        ).fetchall()
+    def due_orders(self) -> list[tuple[str, Command]]:
+        """Orders to send now, each with its agent."""
+        rows = self._db.execute(
+            "SELECT agent, name, number, tables, deadline_s FROM orders WHERE is_due ORDER BY agent"
+        )
+        return [
+            (agent, Command(name=name, number=number, tables=tables, deadline_s=deadline_s))
+            for agent, name, number, tables, deadline_s in rows
+        ]
 
-    def set_order_due(self, agent: str, *, is_due: bool) -> None:
-        """Note that an order was sent, or that a new connection has to hear it again."""
+    def set_order_sent(self, agent: str, number: int) -> None:
+        """Note that an order was sent, unless there is a newer one."""
         with self.soft_transaction():
-            self._db.execute("UPDATE commands SET is_due = ? WHERE agent = ?", (is_due, agent))
+            self._db.execute(
+                "UPDATE orders SET is_due = 0 WHERE agent = ? AND number = ?", (agent, number)
+            )
+
+    def answered(self, agent: str, outcome: Outcome | None) -> None:
+        """Note what a birth says of the last order.
+
+        An order that the agent does not know of is due again; under a higher number where it knows
+        more orders than this store, which was restored then.
+        """
+        known = outcome.number if outcome is not None else 0
+        with self.soft_transaction():
+            self._db.execute(
+                "UPDATE orders SET is_due = 1, number = max(number, ?) WHERE agent = ?"
+                " AND (number > ? OR (number < ? AND status = ''))",
+                (known + 1, agent, known, known),
+            )
+            if outcome is not None:
+                self._db.execute(
+                    "UPDATE orders SET status = ?, reason = ?, is_due = 0"
+                    " WHERE agent = ? AND number = ?",
+                    (outcome.status, outcome.reason, agent, outcome.number),
+                )
+
+    def orders(self) -> list[tuple[str, OrderName, int, str, str]]:
+        """The last order to each agent: (agent, name, number, status, reason)."""
+        return self._db.execute(
+            "SELECT agent, name, number, status, reason FROM orders ORDER BY agent"
+        ).fetchall()
 
     # Evaluations
 

@@ -177,14 +177,15 @@ def _agents(view: View, ink: _Ink) -> list[str]:
     head = ("agent", "site", "link", "last hour", "folded", "waiting", "refused", "last seen")
     rows = [_agent(agent, view.read_at) for agent in view.agents[:_ROWS]]
     lines = _table(head, rows, "<<<>>>><", ink)
-    return [ink.title("Agents"), *lines, *_more(view.agent_count)]
+    told = [f"  {agent.agent} was told to {agent.order}" for agent in view.agents if agent.order]
+    return [ink.title("Agents"), *lines, *_more(view.agent_count), *map(_clean, told[:_ROWS])]
 
 
 def _agent(agent: Agent, now: float) -> tuple[str, ...]:
     return (
         _clean(agent.agent),
         _clean(agent.site),
-        _clean(agent.status) + (" (paused)" if agent.order == "pause" else ""),
+        _clean(agent.status) + (" (paused)" if agent.is_paused else ""),
         percent(agent.presence.share),
         count(agent.folded),
         count(agent.waiting),

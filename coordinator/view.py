@@ -182,7 +182,7 @@ class Presence:
 
 @dataclass(frozen=True)
 class Agent:
-    """One agent: its link and what became of its updates."""
+    """One agent: its link, what became of its updates, and the operator's last order to it."""
 
     agent: str
     site: str
@@ -192,6 +192,7 @@ class Agent:
     refused: int
     waiting: int
     last_seen: float | None
+    is_paused: bool
     order: str
 
 

@@ -208,6 +208,8 @@ holdout_share = 0.05
 
 [training]
 pause_s = 1.2
+priority = "low"
+budget.enabled = false
 
 [personal]
 rest_s = 30

@@ -31,7 +31,10 @@ from wire.messages import (
     Message,
     Readiness,
     Receipts,
+    Renewal,
+    Renewed,
     Report,
+    RevocationList,
     UpdateHeader,
 )
 from wire.signing import PrivateKey, PublicKey
@@ -51,6 +54,9 @@ KINDS: dict[type[Message], str] = {
     Report: "report",
     Readiness: "readiness",
     Grant: "grant",
+    Renewal: "renewal",
+    Renewed: "renewed",
+    RevocationList: "revoked",
 }
 MAX_BYTES: dict[str, int] = {
     "charter": 16_384,
@@ -60,10 +66,13 @@ MAX_BYTES: dict[str, int] = {
     "head": 2 << 20,
     "update": 262_144,
     "receipts": 262_144,
-    "command": 4_096,
+    "command": 70_000,
     "report": 262_144,
     "readiness": 4_096,
     "grant": 2_000,
+    "renewal": 8_192,
+    "renewed": 32_768,
+    "revoked": 524_288,
     "bundle": 40 << 20,
 }
 """Largest envelope of each kind in bytes.  A head with eight contents of 4,096 chunks fits."""

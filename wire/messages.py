@@ -15,10 +15,16 @@ MAX_CONTENT_BYTES = 256 << 20
 MAX_DELTAS = 4
 BINS = 256
 """Bins of an evaluation; all sites use the same ones, or their counts would not add."""
+MAX_TABLES = 16_384
+"""Characters of the tables that an order may hold."""
 MAX_CLASSES = 32
 """Classes of a confusion matrix: 1,024 counts fit a report three times over."""
 MAX_COLUMNS = 4096
 """Columns that all features of a bundle together may give, and statistics may be about."""
+MAX_DER_BYTES = 4096
+"""Of a certificate or a request for one; ours have 500."""
+MAX_REVOKED = 4096
+"""Agents whose credentials were revoked; one entry each, however often."""
 NOVELTY_BINS = 64
 """Numbers of the noised histogram by which a site shows how its data differs."""
 
@@ -82,6 +88,61 @@ class Credential(Message, frozen=True, kw_only=True):
     serial: Positive
 
 
+class Renewal(Message, frozen=True, kw_only=True):
+    """An agent asks the enrolment authority what is newer: certificate, credential, charter.
+
+    Attributes:
+      credential: its signed `Credential` envelope, whose key signed this.
+      signing_request: PKCS #10, DER; the key is the one of its present certificate.
+    """
+
+    credential: Annotated[bytes, msgspec.Meta(max_length=2000)]
+    signing_request: Annotated[bytes, msgspec.Meta(max_length=MAX_DER_BYTES)]
+
+
+class Renewed(Message, frozen=True, kw_only=True):
+    """The authority's answer to `Renewal`; what is not newer is as the agent has it.
+
+    Attributes:
+      charter: envelope, signed by the root; it names the key that signed this.
+      credential: envelope.
+      certificate: X.509, DER.
+    """
+
+    charter: Annotated[bytes, msgspec.Meta(max_length=16_384)]
+    credential: Annotated[bytes, msgspec.Meta(max_length=2000)]
+    certificate: Annotated[bytes, msgspec.Meta(max_length=MAX_DER_BYTES)]
+
+
+class Revoked(Message, frozen=True, kw_only=True):
+    """Credentials of one agent up to this serial are not to be believed any more."""
+
+    agent: Name
+    serial: Positive
+
+
+class RevocationList(Message, frozen=True, kw_only=True):
+    """All revoked credentials, signed by the enrolment authority; a larger `number` replaces it."""
+
+    number: Positive
+    entries: Annotated[tuple[Revoked, ...], msgspec.Meta(max_length=MAX_REVOKED)] = ()
+
+
+class Outcome(Message, frozen=True, kw_only=True):
+    """What became of an agent's last order.
+
+    Attributes:
+      number: the order's.
+      status: `done`; `refused` by the site or because it can not be done; on `trial` until the
+        agent has shown that it is healthy; `undone`: it was not, and is configured as before.
+      reason: for people.
+    """
+
+    number: Count
+    status: Literal["done", "refused", "trial", "undone"] = "done"
+    reason: Text = ""
+
+
 class AgentState(Message, frozen=True, kw_only=True):
     """Birth (`online`) or will (`offline`) of an agent.
 
@@ -90,6 +151,7 @@ class AgentState(Message, frozen=True, kw_only=True):
         the birth is stale, and the agent answers it with a new birth.
       credential: the signed `Credential` envelope.
       produced: highest update sequence made so far.
+      order: what became of the coordinator's last order; None when there was none.
     """
 
     status: Literal["online", "offline"]
@@ -98,6 +160,7 @@ class AgentState(Message, frozen=True, kw_only=True):
     credential: Annotated[bytes, msgspec.Meta(max_length=2000)]
     software: Text = ""
     produced: Count = 0
+    order: Outcome | None = None
 
 
 class CoordinatorState(Message, frozen=True, kw_only=True):
@@ -405,7 +468,24 @@ class Receipts(Message, frozen=True, kw_only=True):
     highest: Count = 0
 
 
-class Command(Message, frozen=True, kw_only=True):
-    """An operator's order to one agent; never code, never a path."""
+OrderName = Literal["pause", "resume", "train", "configure"]
 
-    name: Literal["pause", "resume"]
+
+class Command(Message, frozen=True, kw_only=True):
+    """An operator's order to one agent; never code, never a path.
+
+    The site decides which orders it takes (`[remote]`).  An order is sent with every birth until
+    one tells its outcome, and is done once: a number that the agent knows is only answered.
+
+    Attributes:
+      name: `pause` and `resume` training, `train` without waiting for the rest between trainings,
+        or `configure`.
+      number: grows with every order to this agent.
+      tables: for `configure`, in TOML: keys that take the place of the file's.
+      deadline_s: for `configure`: within so long the agent has to be healthy, or it goes back.
+    """
+
+    name: OrderName
+    number: Count = 0
+    tables: Annotated[str, msgspec.Meta(max_length=MAX_TABLES)] = ""
+    deadline_s: Annotated[int, msgspec.Meta(ge=10, le=86_400)] = 300

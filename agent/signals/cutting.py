@@ -126,6 +126,17 @@ class RowCutter:
         self.dropped = 0
         """Samples that waited for a row that never came."""
 
+    def judge_by(self, how: Cutting) -> None:
+        """Treat Bad and Uncertain values, gaps and silence by another rule from now on.
+
+        Raises:
+          ValueError: it is about other channels or cuts rows at other times.
+        """
+        kept = ("channels", "trigger", "period_us", "optional", "group", "shapes")
+        if any(getattr(how, name) != getattr(self._how, name) for name in kept):
+            raise ValueError("a row cutter keeps its channels and the times of its rows")
+        self._how = how
+
     def push(self, block: Block, now_s: float) -> Rows:
         """Take a block that arrived at monotonic time `now_s`; return the rows now complete."""
         self._take_gaps(block.gaps)

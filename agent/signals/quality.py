@@ -109,6 +109,11 @@ class Quality:
         self._waiting: list[tuple[Block, int]] = []
         self._waiting_samples = 0
 
+    def newest_us(self) -> dict[int, int]:
+        """Newest source timestamp of each channel that has given a sample, by its index."""
+        self._work_off()
+        return {at: int(self._newest_us[at]) for at in np.flatnonzero(self._samples).tolist()}
+
     def note(self, block: Block, now_us: int) -> None:
         """Take in a block.
 

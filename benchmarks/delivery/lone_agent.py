@@ -24,17 +24,20 @@ from agent.config import AgentSettings, Identity, read_agent_settings, read_iden
 from agent.connection import Connection
 from agent.delivery import Schedule
 from agent.history import History
-from agent.learner import Operator
 from agent.learning.personalise import PersonalTable
 from agent.learning.worker import TrainingProcess
 from agent.making import Trained, make_update
 from agent.models import Models
+from agent.orders import Operator, Orders
 from agent.outbox import Outbox
 from agent.personal import Personal
+from agent.remote import RemoteTables
+from agent.renewal import Renewal
 from agent.reporting import Reporting
 from agent.status import Status
 from agent.turn import Turn
 from wire.codec import Counter
+from wire.signing import parse_public_key
 
 _WARM_UP = 10
 _ROWS = 256
@@ -70,10 +73,11 @@ class LoneAgent:
             self._reporting(History(state / "history.db", channels, 1000, 0.1), state),
             Turn(state, 0, self._adoption.changed),
             self._adoption,
-            Operator(),
+            Orders(state, RemoteTables(state), (), Operator()),
             status,
             Schedule([], random.Random()),
             self._made,
+            Renewal(identity, parse_public_key(settings.trust.root), state, status),
         )
 
     def _reporting(self, history: History, state: Path) -> Reporting:

@@ -44,7 +44,7 @@ class Actions:
     """
 
     set_training: Callable[[str], None]
-    order: Callable[[str, str], None]
+    order: Callable[[str, Literal["pause", "resume"]], object]
     roll_back: Callable[[int], None]
 
 
@@ -140,7 +140,7 @@ class Desk:
         return ""
 
 
-async def _done(request: Request, what: str, action: Callable[[], None]) -> Response:
+async def _done(request: Request, what: str, action: Callable[[], object]) -> Response:
     try:
         await run_in_threadpool(action)
     except SettingsError as error:

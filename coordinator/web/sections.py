@@ -282,9 +282,10 @@ def _agent(agent: Agent, now: float, *, may_act: bool) -> str:
     since = ""
     if here.since is not None:
         since = f'<small class="minor">since {when(here.since, now)}</small>'
-    paused = ' <span class="chip paused">paused</span>' if agent.order == "pause" else ""
+    paused = ' <span class="chip paused">paused</span>' if agent.is_paused else ""
+    order = f'<small class="minor">{e(agent.order)}</small>' if agent.order else ""
     cells = [
-        f'<th scope="row">{e(agent.agent)}{paused}</th>',
+        f'<th scope="row">{e(agent.agent)}{paused}{order}</th>',
         f'<td class="text minor">{e(agent.site)}</td>',
         f'<td class="text"><i class="light {state}"></i>{e(agent.status)}{since}</td>',
         f'<td class="line">{strip(here.stretches) if here.share is not None else ""}</td>',
@@ -293,10 +294,10 @@ def _agent(agent: Agent, now: float, *, may_act: bool) -> str:
         f"<td>{when(agent.last_seen, now)}</td>",
     ]
     if may_act:
-        order = "resume" if agent.order == "pause" else "pause"
+        act = "resume" if agent.is_paused else "pause"
         cells.append(
-            f'<td class="act"><button type="button" hidden data-act="agent" data-order="{order}"'
-            f' data-agent="{e(agent.agent)}">{order}</button></td>'
+            f'<td class="act"><button type="button" hidden data-act="agent" data-order="{act}"'
+            f' data-agent="{e(agent.agent)}">{act}</button></td>'
         )
     return row(cells)
 

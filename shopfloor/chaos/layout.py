@@ -202,6 +202,8 @@ holdout_share = 0.05
 
 [training]
 pause_s = 0.6
+priority = "low"
+budget.enabled = false
 backend = "numpy"
 
 [personal]

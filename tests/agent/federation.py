@@ -233,6 +233,8 @@ ack_timeout_s = 3
 
 [training]
 pause_s = 0.1
+priority = "low"
+budget.enabled = false
 
 [rows]
 trigger = "product_count"

@@ -472,6 +472,73 @@ def test_pause_stops_training_and_resume_starts_it(
     beside(scenario)
 
 
+def test_a_changed_file_is_applied_on_sighup_and_a_wrong_one_changes_nothing(
+    site: Site, beside: RunScenario
+) -> None:
+    async def scenario(coordinator: Coordinator) -> None:
+        process = site.start()
+        first = await coordinator.state("online")
+        await site.until(lambda at: at.link == "up" and at.rows >= 3)
+        text = site.config.read_text()
+
+        async def reload(changed: str, expected: str) -> Status:
+            site.config.write_text(changed)
+            process.send_signal(signal.SIGHUP)
+            return await site.until(lambda at: expected in at.configuration)
+
+        both = text.replace("interval_ms = 50", "interval_ms = 20").replace(
+            "keepalive_s = 2", "keepalive_s = 5"
+        )
+        status = await reload(both, "applied: source.opcua, broker.keepalive_s")
+        before = status.samples
+        await coordinator.state("online", above_session=first.session)
+        status = await site.until(lambda at: at.samples > before + 20 and at.source == "subscribed")
+        rows = status.rows
+        await reload(both.replace("pause_s = 0.1", "pause_s = no"), "not applied: ")
+        await reload(both.replace('"state"', '"other"'), "restart only: agent.state_dir")
+        await site.until(lambda at: at.rows > rows + 3)
+        assert process.poll() is None
+        assert "Traceback" not in site.log()
+
+    beside(scenario)
+
+
+def test_settings_that_the_coordinator_orders_are_tried_kept_and_told(
+    site: Site, beside: RunScenario
+) -> None:
+    more = '\n[remote]\nallow = ["pause", "configure"]\n'
+    site.config.write_text(site.config.read_text() + more)
+
+    async def scenario(coordinator: Coordinator) -> None:
+        process = site.start()
+        await site.until(lambda at: at.link == "up" and at.rows >= 3)
+        tables = "[training]\npause_s = 33.0\n"
+        order = Command(name="configure", number=7, tables=tables, deadline_s=10)
+        await coordinator.send(order)
+
+        async def told(status: str) -> AgentState:
+            def accept(message: Received) -> AgentState | None:
+                if message.topic != coordinator.federation.topics.state(AGENT):
+                    return None
+                state = coordinator.verified(message.payload, AgentState)
+                return state if state.order is not None and state.order.status == status else None
+
+            return await coordinator.first(accept)
+
+        assert (await told("trial")).order is not None
+        done = (await told("done")).order
+        assert done is not None
+        assert (done.number, done.reason) == (7, "applied: training.pause_s")
+        process.terminate()
+        process.wait()
+        site.start()
+        await site.until(lambda at: at.pid != process.pid and at.link == "up")
+        assert "pause_s = 33.0" in (site.config.parent / "state" / "remote.toml").read_text()
+        assert (await site.until(lambda at: at.order.startswith("7, done"))).rows > 0
+
+    beside(scenario)
+
+
 def test_a_refused_bundle_is_said_and_the_model_in_use_goes_on_scoring(
     site: Site, beside: RunScenario, federation: Federation
 ) -> None:
@@ -666,11 +733,13 @@ def test_a_replayed_command_changes_nothing_even_after_a_restart(
 
         site.start()
         await site.until(lambda at: at.pid != first.pid and at.link == "up")
-        await coordinator.link.publish(inbox, pause)
+        assert (await site.until(lambda at: at.head == 1)).learning == "paused by command"
+        await coordinator.send(Command(name="resume"))
         await coordinator.header(1)
+        await coordinator.link.publish(inbox, pause)
         await coordinator.publish(federation.publish(2, version=1))
         await coordinator.header(2)
-        assert "training: pause by command" not in site.log()
+        assert "told to pause" not in site.log()
         assert "command: counter" in site.log()
 
     beside(scenario)

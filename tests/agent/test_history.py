@@ -66,6 +66,20 @@ def test_rows_that_came_out_of_order_are_read_oldest_first(tmp_path: Path) -> No
     assert history.read(held_out=False).values[:, 0].tolist() == list(range(20))
 
 
+@pytest.mark.parametrize("count", [999, 1000, 1001, 2500])
+def test_more_rows_than_are_read_at_once_come_whole_and_in_order(
+    tmp_path: Path, count: int
+) -> None:
+    turned = History(tmp_path / "history.db", CHANNELS[::-1], 10_000, 0.0)
+    turned.append(rows_of([(at % 2, float(at)) for at in range(700)], range(700)))
+    turned.close()
+    history = history_at(tmp_path, capacity_rows=10_000)
+    history.append(rows(700, count))
+    found, expected = history.read(held_out=False), rows(0, count)
+    assert np.array_equal(found.values, expected.values)
+    assert np.array_equal(found.source_timestamp_us, expected.source_timestamp_us)
+
+
 def test_a_restart_finds_every_row_and_the_same_split(tmp_path: Path) -> None:
     first = history_at(tmp_path, share=0.2)
     first.append(rows(0, 500))

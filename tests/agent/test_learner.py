@@ -23,7 +23,6 @@ from agent.config import Identity
 from agent.history import History
 from agent.learner import (
     Learner,
-    Operator,
     PolicyError,
     plan_for,
     reason_to_wait,
@@ -34,6 +33,7 @@ from agent.learning.train import train
 from agent.learning.worker import TrainingProcess
 from agent.making import Trained, make_update
 from agent.models import Models
+from agent.orders import Operator
 from agent.outbox import Outbox, UpdateId
 from agent.signals.rows import Rows, joined, rows_of
 from agent.status import Status

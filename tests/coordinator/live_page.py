@@ -85,7 +85,7 @@ class Live:
 def actions_on(database: Path) -> Actions:
     """What the command line does, on the real store."""
 
-    def on_store(act: Callable[[Store], None]) -> None:
+    def on_store(act: Callable[[Store], object]) -> None:
         store = Store(database)
         try:
             act(store)

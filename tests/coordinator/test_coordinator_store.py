@@ -11,7 +11,7 @@ from coordinator.aggregate import Member
 from coordinator.store import KnownAgent, Store
 from tests.coordinator.small_federation import Site, evaluation
 from wire.chunks import describe
-from wire.messages import VersionRef
+from wire.messages import Outcome, VersionRef
 
 BASE = VersionRef(version=0, content=describe(b"weights"))
 
@@ -109,3 +109,30 @@ def test_published_topics_are_remembered_until_they_are_cleared(store: Store) ->
     store.set_published({"a", "b"}, set())
     store.set_published({"b", "c"}, {"a"})
     assert store.published() == {"b", "c"}
+
+
+def test_an_order_is_due_until_a_birth_tells_its_outcome(store: Store) -> None:
+    assert store.order("press-1", "pause") == 1
+    assert store.order("press-1", "configure", "[training]\npause_s = 1.0\n", 60) == 2
+    [(agent, command)] = store.due_orders()
+    assert (agent, command.name, command.number) == ("press-1", "configure", 2)
+    store.set_order_sent("press-1", 1)
+    assert store.due_orders(), "an older order was sent, not this one"
+    store.set_order_sent("press-1", 2)
+    assert not store.due_orders()
+    store.answered("press-1", Outcome(number=1))
+    assert store.due_orders(), "the agent has not heard of it"
+    store.answered("press-1", Outcome(number=2, status="undone", reason="no link"))
+    assert not store.due_orders()
+    assert store.orders() == [("press-1", "configure", 2, "undone", "no link")]
+
+
+def test_a_restored_store_numbers_its_orders_above_what_the_agent_knows(store: Store) -> None:
+    store.order("press-1", "train")
+    store.set_order_sent("press-1", 1)
+    store.answered("press-1", Outcome(number=7))
+    [(_, command)] = store.due_orders()
+    assert command.number == 8
+    store.answered("press-1", Outcome(number=8))
+    assert not store.due_orders()
+    assert store.orders()[0][2:4] == (8, "done")

@@ -101,7 +101,8 @@ def test_an_agents_link_and_outcomes_are_its_own(reader: Reader) -> None:
     agents = {agent.agent: agent for agent in reader.view().agents}
     away, here = agents["sud-2-press-5"], agents["h-press-3"]
     assert (away.status, away.presence.since) == ("offline", None)
-    assert (here.status, here.order, here.waiting) == ("online", "pause", 1)
+    assert (here.status, here.is_paused, here.waiting) == ("online", True, 1)
+    assert here.order == "pause: not answered yet"
     assert here.last_seen == NOW - 30
     assert sum(agent.folded for agent in agents.values()) == 240
 

@@ -128,7 +128,7 @@ def test_words_from_the_network_stay_words(seeded: Seeded) -> None:
         "decisions": ("verdict", "reason"),
         "alarms": ("agent", "kind", "detail"),
         "contributions": ("site",),
-        "commands": ("name",),
+        "orders": ("name", "status", "reason"),
         "control": ("training",),
     }.items():
         for column in columns:
@@ -298,7 +298,7 @@ def _act(seeded: Seeded, acting: Live) -> None:
     assert acting.post("/act/rollback", {"version": 25}).status == 200
     with closing(sqlite3.connect(seeded.path)) as db:
         assert db.execute("SELECT training, rollback FROM control").fetchone() == ("closed", 25)
-        order = "SELECT name, is_due FROM commands WHERE agent = 'l-press-1'"
+        order = "SELECT name, is_due FROM orders WHERE agent = 'l-press-1'"
         assert db.execute(order).fetchone() == ("pause", 1)
     with acting.events() as following:
         _, news = following()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import msgspec
@@ -18,21 +19,23 @@ import numpy as np
 
 from agent.adoption import Adoption
 from agent.asking import Standing
-from agent.config import Identity
+from agent.config import Identity, OrderKind
 from agent.connection import Connection
 from agent.delivery import Schedule
 from agent.downloads import FLUSH_BYTES
 from agent.history import History
-from agent.learner import Operator
 from agent.learning.personalise import PersonalTable
 from agent.learning.worker import TrainingProcess
 from agent.models import Models
+from agent.orders import Operator, Orders
 from agent.outbox import Outbox
 from agent.personal import Personal
+from agent.remote import RemoteTables
+from agent.renewal import Renewal
 from agent.reporting import Reporting
 from agent.status import Status
 from agent.turn import Turn
-from tests.coordinator.small_federation import COORDINATOR_KEY, FEDERATION
+from tests.coordinator.small_federation import FEDERATION, ROOT_KEY
 from tests.fuzz.coordinator_case import birth_body
 from tests.fuzz.decoders import lying
 from tests.fuzz.mutating import (
@@ -50,6 +53,7 @@ from tests.fuzz.people import (
     AGENT,
     AGENT_KEY,
     CHANNELS,
+    SIGNERS,
     STRANGER_KEY,
     TOPICS,
     TRUST,
@@ -87,9 +91,10 @@ OPERATIONS = (
     *("raw", "head", "receipts", "command", "coordinator-state", "agent-state"),
     *("publication", "content", "chunk", "again", "altered", "forged", "made", "receipt"),
     *("delta", "lie", "watermark", "own-state", "pause", "grant", "leave", "standard"),
+    *("renewed", "revoked"),
 )
 STATUSES: tuple[Any, ...] = get_args(Receipt.__annotations__["status"])
-SEALED = (*OPERATIONS[1:6], "grant")
+SEALED = (*OPERATIONS[1:6], "grant", "renewed", "revoked")
 """Operations whose payload is the body of a rightly signed message of that kind."""
 
 
@@ -122,15 +127,23 @@ class AgentCase:
             reporting=Reporting(self.adoption, self.history, self._personal()),
             turn=self.turn,
             adoption=self.adoption,
-            operator=Operator(),
+            orders=self._orders(),
             status=self.status,
             schedule=Schedule([], random.Random(0)),
             made=asyncio.Event(),
+            renewal=Renewal(identity, ROOT_KEY.public, memory, self.status),
         )
         self._counter = Counter(3)
         self._sent: list[Received] = []
         self._chunks: list[Received] = []
         self._sequence = 0
+
+    def _orders(self) -> Orders:
+        """Takes every order; what it keeps goes with this case."""
+        self._directory = TemporaryDirectory()
+        state = Path(self._directory.name)
+        allow: tuple[OrderKind, ...] = ("pause", "train", "configure")
+        return Orders(state, RemoteTables(state), allow, Operator())
 
     def _personal(self) -> Personal:
         """Serves what the federation serves."""
@@ -188,8 +201,7 @@ class AgentCase:
         return [self._signed(OPERATIONS[record.operation % len(OPERATIONS)], record)]
 
     def _signed(self, kind: str, record: Record) -> Received:
-        key = AGENT_KEY if kind == "agent-state" else COORDINATOR_KEY
-        signer = AGENT if kind == "agent-state" else COORDINATOR
+        signer, key = SIGNERS[kind]
         counter = self._counter.next() if record.argument < 250 else record.argument
         data = seal_bytes(
             kind, record.payload, federation=FEDERATION, signer=signer, counter=counter, key=key
@@ -364,6 +376,7 @@ class AgentCase:
 
 def _topic_of(kind: str) -> str:
     found = {"head": TOPICS.head, "coordinator-state": TOPICS.coordinator_state}
+    found |= {"renewed": TOPICS.renewed(AGENT), "revoked": TOPICS.revoked}
     found["agent-state"] = TOPICS.state(AGENT)
     return found.get(kind, TOPICS.to(AGENT))
 

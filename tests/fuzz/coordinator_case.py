@@ -59,6 +59,7 @@ from tests.fuzz.people import (
     STRANGER_KEY,
     TOPICS,
     credential,
+    signed,
 )
 from tests.fuzz.script import UnfitWordsError, changes, database, listen, watching
 from tests.fuzz.seeds import bodies, judgements, topic_seeds
@@ -102,7 +103,7 @@ PEOPLE: tuple[tuple[str, PrivateKey], ...] = (
 )
 OPERATIONS = (
     *("raw", "birth", "update", "report", "chunk", "honest", "again", "altered", "time"),
-    *("whole", "judgement", "ask", "ready", "account"),
+    *("whole", "judgement", "ask", "ready", "account", "revoked"),
 )
 BUNDLED = settings(STRATEGY)
 LEARNS_TOGETHER = msgspec.structs.replace(MANIFEST, standardise="federated")
@@ -163,6 +164,7 @@ class CoordinatorCase:
             "ask": self._ask,
             "ready": self._ready,
             "account": self._account,
+            "revoked": self._revoked,
         }
         try:
             found = make[OPERATIONS[record.operation % len(OPERATIONS)]](record)
@@ -189,6 +191,10 @@ class CoordinatorCase:
     def _birth(self, record: Record) -> list[Received]:
         agent, key = PEOPLE[record.argument % len(PEOPLE)]
         return [self._sealed("agent-state", record.payload, agent, key, TOPICS.state(agent))]
+
+    def _revoked(self, record: Record) -> list[Received]:
+        """Any list of revoked credentials, rightly signed."""
+        return [Received(TOPICS.revoked, signed("revoked", record.payload), retained=True)]
 
     def _report(self, record: Record) -> list[Received]:
         agent, key = PEOPLE[record.argument % len(PEOPLE)]
@@ -415,6 +421,8 @@ def seeds() -> list[bytes]:
     told = [Record(at("account"), argument, b"") for argument in (134, 142, 135)]
     cases.append([*asked, Record(at("time"), 2, b""), *fast, *asked, Record(at("time"), 2, b"")])
     cases.append([*told, *fast, *told])
+    out = [Record(at("revoked"), 0, body) for body in bodies()["revoked"]]
+    cases.append([*fast[:1], *out, *fast, *told, Record(at("birth"), 0, birth_body(AGENT, 9))])
     cases.append([*fast[:1], *(Record(at("again"), index, b"") for index in (2, 2, 3))])
     pool = record_pool()
     return [write_records(case) for case in [*cases, pool]] + [
@@ -439,6 +447,7 @@ def record_pool() -> list[Record]:
     pool += [Record(at("judgement"), argument, b"") for argument in range(6)]
     pool += [Record(at("ask"), 0, body) for body in golden["readiness"]]
     pool += [Record(at("ready"), argument, b"") for argument in (0, 3, 38, 71)]
+    pool += [Record(at("revoked"), 0, body) for body in golden["revoked"]]
     pool += [Record(at("account"), argument, b"") for argument in range(0, 256, 17)]
     pool += [Record(at("chunk"), argument, b"") for argument in range(3)]
     pool += [Record(at("again"), argument, b"") for argument in range(4)]
@@ -448,7 +457,9 @@ def record_pool() -> list[Record]:
 
 def mutate() -> Mutate:
     """Mutations of cases."""
-    inner: dict[str, Mutate] = dict.fromkeys(("birth", "update", "report", "ask"), messagepack)
+    inner: dict[str, Mutate] = dict.fromkeys(
+        ("birth", "update", "report", "ask", "revoked"), messagepack
+    )
     inner["raw"] = topic
     return records_of(
         record_pool(),

@@ -16,7 +16,7 @@ from agent.learning.derive import output_shape
 from agent.learning.graph import read_graph, write_graph
 from agent.model import prepare
 from tests.coordinator.small_federation import FEDERATION, MANIFEST, ROOT_KEY
-from tests.fuzz.people import SIGNERS, TOPICS, TRUST, signed
+from tests.fuzz.people import AGENT, SIGNERS, TOPICS, TRUST, present, signed
 from tests.fuzz.script import check_words
 from tests.fuzz.seeds import KIND_ORDER
 from wire.bundle import read_bundle, read_draft
@@ -28,6 +28,7 @@ from wire.evaluation import add
 from wire.figures import METRICS_OF, figure
 from wire.messages import NOVELTY_BINS, Content, Evaluation, Head, Message, UpdateHeader
 from wire.novelty import distance
+from wire.renewal import read_renewal, read_renewed
 from wire.signing import PublicKey
 from wire.sparse import decode_sparse, encode_sparse, largest_sparse_bytes
 from wire.standards import read_standard, write_standard
@@ -65,7 +66,7 @@ def topics(data: bytes) -> None:
     text = data[:65_535].decode("utf-8", "replace")
     for parse in (check_name, natural):
         _may_refuse(parse, text, "name")
-    for kind in ("state", "report", "ask"):
+    for kind in ("state", "report", "ask", "renew"):
         _may_refuse(TOPICS.agent_of, text, kind)
     found = TOPICS.parse_update(text)
     part = HEADER_PART if found.chunk is None else found.chunk
@@ -153,6 +154,20 @@ def safetensors(data: bytes) -> None:
     for name, tensor in tensors.items():
         if not np.array_equal(again[name], tensor):
             raise AssertionError(f"tensor {name!r} changed")
+
+
+def renewals(data: bytes) -> None:
+    """A rightly signed question for a newer certificate, or an answer: what is let in fits."""
+    if data[:1] < b"\x80":
+        asked = read_renewal(signed("renewal", data[1:]), AGENT, TRUST)
+        _same(asked.credential.agent, AGENT)
+        return
+    has = present()
+    newer = read_renewed(signed("renewed", data[1:]), has)
+    _same((newer.own.agent, newer.own.public_key), (AGENT, has.credential.public_key))
+    _same(newer.certificate.public_key(), has.certificate.public_key())
+    if newer.certificate.not_valid_before_utc < has.certificate.not_valid_before_utc:
+        raise AssertionError("an older certificate was taken")
 
 
 def integers(data: bytes) -> None:

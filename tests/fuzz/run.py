@@ -45,12 +45,13 @@ FRESH, BLIND = 0.2, 0.15
 """How often a case begins at a seed again, and how often libFuzzer's own mutations are used."""
 CASE_S, MEMORY_MB, GROWTH_MB = 10, 1024, 64
 SHARES = {
-    "topics": 0.08,
+    "topics": 0.06,
     "envelopes": 0.12,
     "messages": 0.19,
     "bundles": 0.05,
     "graphs": 0.08,
     "safetensors": 0.06,
+    "renewals": 0.02,
     "integers": 0.02,
     "bitmaps": 0.02,
     "deltas": 0.06,

@@ -28,6 +28,7 @@ from tests.fuzz.mutating import (
     topic,
     with_a_byte_before,
 )
+from tests.fuzz.people import renewals
 from tests.fuzz.script import UnfitWordsError, unfit
 from tests.fuzz.seeds import (
     KIND_ORDER,
@@ -134,6 +135,7 @@ def target(name: str) -> Target:
         "bundles": lambda: Target(decoders.bundles, bodies()["bundle"], bundle_body, 32_768),
         "graphs": lambda: Target(decoders.graphs, graphs(), protobuf, 32_768, GraphError),
         "safetensors": _safetensors,
+        "renewals": _renewals,
         "integers": lambda: Target(decoders.integers, INTEGERS, scrambled),
         "bitmaps": lambda: Target(decoders.bitmaps, [b"\x01\x80", bytes(512)], scrambled),
         "deltas": _deltas,
@@ -164,6 +166,12 @@ def _safetensors() -> Target:
     files = bundle_files()
     seeds = [bytes.fromhex(vectors()["weights"]["file"]), files[WEIGHTS], files[GOLDEN]]
     return Target(decoders.safetensors, seeds, safetensors)
+
+
+def _renewals() -> Target:
+    question, answer = renewals()
+    seeds = [b"\0" + question, b"\x80" + answer]
+    return Target(decoders.renewals, seeds, with_a_byte_before(messagepack), 16_384)
 
 
 def _deltas() -> Target:

@@ -20,6 +20,7 @@ CASES = {
     "bundles": 2_000,
     "graphs": 2_500,
     "safetensors": 10_000,
+    "renewals": 700,
     "integers": 2_000,
     "bitmaps": 1_000,
     "deltas": 2_500,
