@@ -10,6 +10,11 @@ STAMP := $(VENV)/.installed
 PROGRAMS := wire agent coordinator firmware_bridge shopfloor
 CHECKED := $(PROGRAMS) benchmarks tests
 LOCK := requirements.lock
+# What packages contain, in the versions of the lock above.
+RUNTIME_LOCK := packaging/runtime.lock
+# The same for a 32-bit gateway: less what Debian has there or what does not exist there, and the page.
+SMALL_LOCK := packaging/32-bit.lock
+FROM_DEBIAN := numpy|cffi|pycparser|onnxruntime|flatbuffers|protobuf|packaging|starlette|uvicorn|click|h11
 
 # The first interpreter that runs, is 3.11 to 3.13 and can make virtual environments.
 # Override with `make venv PYTHON=/path/to/python3.12`.
@@ -19,7 +24,9 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 
 .PHONY: help venv check test demo chaos fuzz acceptance bench-poc bench-training bench-cmapss \
 	bench-deeppcb bench-delivery bench-fanout bench-async bench-aggregate bench-robust \
-	bench-personal bench-bytes bench-contribution bench-ingest bench-serial bench-scores lock clean
+	bench-personal bench-bytes bench-contribution bench-ingest bench-serial bench-scores \
+	bench-footprint lock deb wheel \
+	check-deb check-arm64 check-units boot clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +93,7 @@ acceptance: $(STAMP)  ## reduced benchmarks: correctness asserted, ratios printe
 	@$(VENV)/bin/python -m benchmarks.ingest --reduced
 	@$(VENV)/bin/python -m benchmarks.serial_lines --reduced
 	@$(VENV)/bin/python -m benchmarks.scores --reduced
+	@$(VENV)/bin/python -m benchmarks.footprint --reduced
 
 bench-poc: $(STAMP)  ## the proof of concept on real data, ten seeds, beside Flower
 	@$(VENV)/bin/python -m benchmarks.poc $(ARGS)
@@ -132,11 +140,40 @@ bench-serial: $(STAMP)  ## a million lines and frames, 1 % damaged: none false, 
 bench-scores: $(STAMP)  ## from a machine's new sample to the score that a PLC reads
 	@$(VENV)/bin/python -m benchmarks.scores $(ARGS)
 
+bench-footprint: $(STAMP)  ## memory, CPU, disk and link of an agent that trains, beside Flower's node
+	@$(VENV)/bin/python -m benchmarks.footprint $(ARGS)
+
+deb: $(STAMP)  ## Debian packages in dist/ for Debian 12 and 13, amd64 and arm64 (DEB=deb12-arm64: that one)
+	@PYTHON=$(VENV)/bin/python packaging/build-deb \
+		$(or $(DEB),deb12-amd64 deb12-arm64 deb13-amd64 deb13-arm64)
+
+check-deb: $(STAMP)  ## what is in the packages of `make deb` (all four), and that builds repeat
+	@$(VENV)/bin/python -m pytest tests/packaging/check_packages.py $(ARGS)
+
+check-arm64: $(STAMP)  ## the packages on Debian 12 and 13, ARM emulated: imports, models, gradients; root
+	@$(VENV)/bin/python -m pytest tests/packaging/check_computing.py $(ARGS)
+
+check-units: $(STAMP)  ## what systemd's own tools say of every unit: criticism, exposure
+	@$(VENV)/bin/python -m tests.systemd.units_table
+
+# What runs in the machines is JOURNEYMAN_TEST_PACKAGE=x.deb, or a package of these sources.
+boot: $(STAMP)  ## a real systemd with the package on it, killed, hung, filled, cut, upgraded; root
+	@tests/boot/install.sh
+	@$(VENV)/bin/python -m pytest tests/boot --numprocesses 2 --dist worksteal --timeout 600 $(ARGS)
+
+wheel: $(STAMP)  ## a wheel in dist/, for an environment of one's own
+	@$(VENV)/bin/python -m hatchling build -t wheel -d dist
+
 lock: $(STAMP)  ## resolve pyproject.toml again (UPGRADE=1: newest versions of everything)
 	@$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-emit-index-url --no-emit-find-links $(if $(UPGRADE),--upgrade) \
 		--extra demo --group dev --output-file $(LOCK) pyproject.toml
 	@echo "[lock] $$(grep -c '^[a-z].*==' $(LOCK)) pinned packages in $(LOCK)"
+	@$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+		--extra web --constraint $(LOCK) --output-file $(RUNTIME_LOCK) pyproject.toml
+	@echo "[lock] $$(grep -c '^[a-z].*==' $(RUNTIME_LOCK)) of them in $(RUNTIME_LOCK)"
+	@awk '/^[a-z]/ {left = $$1 ~ /^($(FROM_DEBIAN))==/} !left' $(RUNTIME_LOCK) > $(SMALL_LOCK)
 
 clean:  ## remove everything that make made
 	@rm -rf $(VENV) .venv-flower .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \

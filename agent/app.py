@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 _GATHER_S = 0.02
 """A row is scored within this much of its cut; rows that come together are scored together."""
-_KEEP_S = 0.5
+_KEEP_S = 2.0
 """Rows of so much time are written in one transaction: each costs a card some pages."""
 _HOUSE_S = 5.0
 _SILENT_S = 60.0

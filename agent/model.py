@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from agent.learning.choice import BackendName, open_backend
 from agent.learning.derive import output_shape
-from agent.learning.golden import GoldenMismatch, check_golden, read_golden
+from agent.learning.golden import Golden, GoldenMismatch, check_golden, read_golden
 from agent.learning.graph import Graph, GraphError, initial_params, read_graph
 from agent.learning.losses import Loss, example_losses, target_of
 from agent.learning.runtime import Backend, BackendError
@@ -35,12 +35,22 @@ MAX_GOLDEN_ROWS = 256
 
 @dataclass(frozen=True)
 class Model:
-    """A checked model; weights are passed in, so one model serves all its versions."""
+    """A checked model; weights are passed in, so one model serves all its versions.
+
+    Attributes:
+      manifest: of its bundle.
+      graph: its ONNX bytes.
+      loss: what it is trained for.
+      backend: runs it here.
+      golden: the author's vectors, the parameters they hold for and the tolerance, for what else
+        runs it.
+    """
 
     manifest: Manifest
     graph: bytes
     loss: Loss
     backend: Backend
+    golden: tuple[Golden, Params, float] | None = None
 
     @property
     def channels(self) -> list[str]:
@@ -163,7 +173,8 @@ def prepare(bundle: Bundle, backend: BackendName = "auto", on_check: OnCheck = n
     except (GraphError, GoldenMismatch, BackendError, ValueError) as error:
         reason = f"bundle {manifest.name}: {error}"
         raise BundleError(reason) from error
-    return Model(manifest, bundle.files[MODEL], loss, runtime)
+    vectors = (golden, bundle.weights, manifest.tolerance)
+    return Model(manifest, bundle.files[MODEL], loss, runtime, vectors)
 
 
 def check_graph_fits(manifest: Manifest, graph: Graph) -> None:

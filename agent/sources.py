@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from agent.sensors.firmware import FirmwareSettings, firmware_blocks
+from agent.sensors.firmware import problems as firmware_problems
 from agent.sensors.images import ImagesSettings, images_blocks
 from agent.sensors.images import problems as images_problems
 from agent.sensors.lines import LinesSettings, lines_blocks
@@ -35,6 +37,7 @@ class SourceTable(Settings, frozen=True, kw_only=True):
       lines: serial lines with text or binary frames.
       replay: recorded files.
       images: pictures from a folder or a command.
+      firmware: microcontrollers behind `journeyman-bridge`.
     """
 
     opcua: OpcUaSettings | tuple[OpcUaSettings, ...] = ()
@@ -42,6 +45,7 @@ class SourceTable(Settings, frozen=True, kw_only=True):
     lines: LinesSettings | tuple[LinesSettings, ...] = ()
     replay: ReplaySettings | tuple[ReplaySettings, ...] = ()
     images: ImagesSettings | tuple[ImagesSettings, ...] = ()
+    firmware: FirmwareSettings | tuple[FirmwareSettings, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,11 @@ _DRIVERS = {
         images_blocks,
         images_problems,
         lambda settings: settings.folder or " ".join(settings.command),
+    ),
+    "firmware": _Driver(
+        firmware_blocks,
+        firmware_problems,
+        lambda settings: f"{settings.device} {settings.stream}",
     ),
 }
 

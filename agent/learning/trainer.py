@@ -53,7 +53,8 @@ from agent.learning.limits import ProcessLimits, limit_this_process
 from agent.learning.runtime import Backend, BackendError
 from agent.learning.train import Training, TrainingDiverged, train
 
-_EXPECTED = (ImportError, ValueError, TrainingDiverged, BackendError, MemoryError)
+EXPECTED = (ImportError, ValueError, TrainingDiverged, BackendError, MemoryError)
+"""What a request can cause."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,21 @@ class Line:
             rest = rest[self.sink.write(rest) :]
 
 
+class Due:
+    """Says when something is due that is done every so many seconds; 0: never."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s, self._done_s = every_s, time.monotonic()
+
+    def now(self) -> bool:
+        """Whether it is; then the next time begins."""
+        now_s = time.monotonic()
+        is_due = 0 < self._every_s <= now_s - self._done_s
+        if is_due:
+            self._done_s = now_s
+        return is_due
+
+
 @dataclass
 class Trainer:
     """The model loaded in this process, if any."""
@@ -109,7 +125,7 @@ class Trainer:
         """Do one request; failures that a request can cause become `Failed`."""
         try:
             return self._do(request)
-        except _EXPECTED as error:
+        except EXPECTED as error:
             return Failed(type(error).__name__, str(error) or "out of memory")
 
     def _do(self, request: Request) -> Reply:
@@ -167,13 +183,11 @@ class Trainer:
 
     def _checkpoints(self, every_s: float) -> Callable[[Training], None]:
         """Return what sends a checkpoint after a step, `every_s` seconds after the last one."""
-        sent = time.monotonic()
+        due = Due(every_s)
 
         def send_if_due(training: Training) -> None:
-            nonlocal sent
-            if every_s > 0 and time.monotonic() - sent >= every_s and not training.finished:
+            if due.now() and not training.finished:
                 self.line.send(Checkpointed(training.checkpoint().to_bytes()))
-                sent = time.monotonic()
 
         return send_if_due
 

@@ -24,7 +24,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -156,6 +156,10 @@ class TrainingProcess:
     ) -> None:
         await self.close()
 
+    def limit(self, *, memory_bytes: int, idle_s: float) -> None:
+        """Give the next child these limits; the one that runs keeps its own."""
+        self._limits = replace(self._limits, memory_bytes=memory_bytes, idle_s=idle_s)
+
     @property
     def pid(self) -> int | None:
         """The child's process id, None while there is none."""
@@ -248,12 +252,12 @@ class TrainingProcess:
             except TimeoutError:
                 if not run.deadline.expired():
                     raise
-                return _stopped(params, run.latest)
+                return stopped_at(params, run.latest)
             finally:
                 self._run = None
 
-    def interrupt(self) -> None:
-        """Make the training that is going on, if any, return within a second.
+    def interrupt(self, grace_s: float = INTERRUPT_GRACE_S) -> None:
+        """Make the training that is going on, if any, return within a second, or `grace_s`.
 
         Its call returns what is learned so far, `stopped` and with its checkpoint. When the child
         does not answer in time it is killed, and that is the last checkpoint that came, or None.
@@ -263,7 +267,7 @@ class TrainingProcess:
         if run is None or run.interrupted:
             return
         run.interrupted = True
-        run.deadline.reschedule(asyncio.get_running_loop().time() + INTERRUPT_GRACE_S)
+        run.deadline.reschedule(asyncio.get_running_loop().time() + grace_s)
         if run.sent and self._child is not None and self._child.stdin is not None:
             self._child.stdin.write(encode(Interrupt()))
 
@@ -361,8 +365,8 @@ async def _read_reply(source: asyncio.StreamReader) -> Reply:
     return decode_reply(await source.readexactly(size))
 
 
-def _stopped(start: Params, checkpoint: bytes | None) -> TrainingResult:
-    """Return the result of a training whose child was killed."""
+def stopped_at(start: Params, checkpoint: bytes | None) -> TrainingResult:
+    """Return the result of a training that is known by its last checkpoint alone, or by none."""
     if checkpoint is not None:
         return result_of(start, Checkpoint.from_bytes(checkpoint), stopped=True)
     return TrainingResult(

@@ -13,10 +13,8 @@ from agent.sensors.opcua.settings import OpcUaSettings
 from agent.sensors.source import SourceContext
 from agent.serve.inbox import Inbox, OutputReport
 from agent.serve.mqtt import MqttOutput, with_files_of
-from agent.serve.opcua_server import OpcUaOutput
 from agent.serve.score import Score
 from agent.serve.settings import MqttSettings, OpcUaServerSettings, ScoresTable
-from agent.serve.write_back import WriteBackOutput
 
 Run = Callable[[], Coroutine[None, None, None]]
 
@@ -77,6 +75,8 @@ class Outputs:
         self._runs += [output.keep_connected, output.publish]
 
     def _add_opcua(self, settings: OpcUaServerSettings) -> None:
+        from agent.serve.opcua_server import OpcUaOutput  # noqa: PLC0415 - some 15 MB
+
         inbox, report = self._add(f"opcua {settings.listen}")
         stale_after_s = self._settings.stale_after_s
         output = OpcUaOutput(settings, inbox, report, self._context, stale_after_s)
@@ -89,6 +89,8 @@ class Outputs:
             if target.enabled and target.endpoint == source.endpoint
         ]
         if targets:
+            from agent.serve.write_back import WriteBackOutput  # noqa: PLC0415 - only where used
+
             inbox, report = self._add(f"write-back {source.endpoint}")
             output = WriteBackOutput(source, targets, inbox, report, self._context)
             self._runs.append(output.run)

@@ -10,9 +10,8 @@ from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 import msgspec
-from asyncua import ua
 
-from agent.sensors.opcua.security import SecuritySettings, problems_of_security
+from agent.sensors.opcua.security_settings import SecuritySettings, problems_of_security
 from agent.sensors.source import ChannelSettings
 from wire.settings import Settings, host_problem
 
@@ -116,6 +115,8 @@ def node_problem(node: str) -> str:
     kind, separator, identifier = node.partition("=")
     if kind not in ("s", "i", "g", "b") or not separator or not identifier:
         return f"{node!r} is not a node identifier such as 's=Torque' or 'i=1234', without 'ns='"
+    from asyncua import ua  # noqa: PLC0415 - only where an OPC UA source is configured
+
     try:
         ua.NodeId.from_string(f"ns=1;{node}")
     except (ua.UaError, ValueError) as error:
