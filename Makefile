@@ -164,6 +164,9 @@ boot: $(STAMP)  ## a real systemd with the package on it, killed, hung, filled, 
 wheel: $(STAMP)  ## a wheel in dist/, for an environment of one's own
 	@$(VENV)/bin/python -m hatchling build -t wheel -d dist
 
+bench-firmware: $(STAMP)  ## code, RAM and instructions of a microcontroller; ten million inputs
+	@$(VENV)/bin/python -m benchmarks.firmware $(ARGS)
+
 lock: $(STAMP)  ## resolve pyproject.toml again (UPGRADE=1: newest versions of everything)
 	@$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-emit-index-url --no-emit-find-links $(if $(UPGRADE),--upgrade) \

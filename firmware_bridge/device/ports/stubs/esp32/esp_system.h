@@ -1,0 +1,2 @@
+/* See esp_stubs.h. */
+#include "esp_stubs.h"

@@ -1,0 +1,2 @@
+/* See pico_stubs.h. */
+#include "../pico_stubs.h"
