@@ -8,6 +8,8 @@
 #   chromium         with apt: show the coordinator's page in a real browser
 #   gcc, libc6-dev   with apt: compile the fault shim (power cuts, full disks, clock jumps)
 #   libmodbus-dev, pkg-config  with apt: a Modbus slave of another author
+#   gcc-arm-none-eabi, libnewlib-arm-none-eabi, qemu-system-arm  with apt: firmware on an emulated
+#                    Cortex-M3; clang: a second compiler for it, and libFuzzer
 #   atheris          into PYTHON's environment, with pip: coverage guides tests/fuzz
 #   TFLite           with pip: ai-edge-litert with tflite-micro, and tflite-runtime (Python 3.11),
 #                    each in an environment of its own under tests/tflite
@@ -34,6 +36,10 @@ install_with_apt() {
   have chromium || packages+=(chromium)
   have cc || packages+=(gcc libc6-dev)
   have pkg-config && [[ -f /usr/include/modbus/modbus.h ]] || packages+=(pkg-config libmodbus-dev)
+  have make || packages+=(make)
+  have arm-none-eabi-gcc || packages+=(gcc-arm-none-eabi libnewlib-arm-none-eabi)
+  have qemu-system-arm || packages+=(qemu-system-arm)
+  have clang || packages+=(clang libclang-rt-dev)
   ((${#packages[@]})) || return 0
   if ! have apt-get; then
     say "missing: ${packages[*]}; no apt here, so tests that need them are skipped"

@@ -280,12 +280,16 @@ class Link:
 
     async def serve_timers(self) -> None:
         """Run paho's keep-alive, and notice a stalled link, until the connection ends."""
-        while not self._down:
-            await asyncio.sleep(_MISC_S)
-            code = self._client.loop_misc()
-            if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                self._end(paho.error_string(code))
-            self._look_whether_it_moves()
+        try:
+            while not self._down:
+                await asyncio.sleep(_MISC_S)
+                code = self._client.loop_misc()
+                if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                    self._end(paho.error_string(code))
+                self._look_whether_it_moves()
+        finally:
+            # Whatever ended them: without timers a dead link would look like a quiet one.
+            self._end("the connection's timers ended")
 
     def _look_whether_it_moves(self) -> None:
         queued = _unsent_bytes(self._socket)

@@ -2,7 +2,7 @@
 
 A task that waits for ever for something that never comes looks to the service manager like one with
 nothing to do.  So each watched task has a longest allowed silence, and beats whenever it comes
-around, also while it waits for what may take long (`agent/health/waiting.py`): a machine that is
+around, also while it waits for what may take long (`wire/waiting.py`): a machine that is
 off or a broker that is away never makes a task silent, because its loop goes on trying.
 
 Silence is counted by whoever looks, about once a second, and each look counts a few seconds at

@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import suppress
 
-from agent.health.progress import Beat
+from wire.progress import Beat
 
 _SLICE_S = 5.0
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from agent.health.progress import Progress
+from wire.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ async def keep_watch(
 
     Args:
       progress: of the tasks; nobody else looks.
-      tell: `agent.notify.notify`.  A service manager that can not be reached (OSError) will see
+      tell: `wire.notify.notify`.  A service manager that can not be reached (OSError) will see
         that by its watchdog.
       every_s: between two looks.
     """

@@ -394,7 +394,7 @@ def test_many_updates_all_arrive_whole_and_in_order(
 def test_it_beats_while_it_waits_and_not_while_an_acknowledgment_never_comes(
     identity: Identity, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.health.waiting._SLICE_S", 0.01)
+    monkeypatch.setattr("wire.waiting._SLICE_S", 0.01)
 
     async def scenario() -> None:
         async with gateway(identity, broker) as made:

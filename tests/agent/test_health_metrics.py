@@ -11,13 +11,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent import health
+from agent.budget import BudgetReport
 from agent.health import Board, MetricsTable, Progress, problems
-from agent.health.exposition import distinct, family
 from agent.samples import StoreCounters
 from agent.sensors.source import SourceReport
 from agent.serve.inbox import OutputReport
 from agent.signals.quality import ChannelQuality
 from agent.status import Status, as_json
+from wire.exposition import distinct, family
 
 enduring = ExitStack()
 """What is watched in these tests is watched to their end."""
@@ -39,6 +40,7 @@ def status() -> Status:
         bad=5,
         rows=777,
         storage="the disk is full: make room",
+        certificate_ends=1.8e9,
         store=StoreCounters(
             stored=12_000,
             expired=0,
@@ -58,6 +60,14 @@ def status() -> Status:
         base_version=39,
         produced=8,
         outcomes={"folded": 5, "pending": 2, "committed": 1},
+        budget=BudgetReport(
+            reason="81 °C, training begins again below 72 °C",
+            temperature_c=81.0,
+            pressure_percent={"cpu": 12.5},
+            load_per_core=0.4,
+            free_memory_bytes=1 << 28,
+            withheld_s={"temperature": 60.0},
+        ),
         scored=900,
         alarms=2,
         score=math.nan,

@@ -67,6 +67,7 @@ def test_the_services_that_the_readme_enables_start_at_boot(
         "journeyman-agent@paint.service",
         "journeyman-coordinator.service",
         "journeyman-coordinator-web.service",
+        "journeyman-bridge@press.service",
     }
     together = {path.name for path in (etc / "systemd/system/journeyman.target.wants").iterdir()}
     assert together == at_boot - {"journeyman.target"}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.notify import notify, watchdog_interval_s
+from wire.notify import notify, watchdog_interval_s
 
 
 @pytest.fixture

@@ -15,12 +15,23 @@ PROGRAMS = re.compile(r"^ExecStart=/opt/journeyman/bin/(\S+) (\S+) (\S+)$", re.M
 # systemd finds the template journeyman-agent@.service for an instance by itself.
 INSTANCE = "journeyman-agent@paint.service"
 AGENTS = ("journeyman-agent.service", INSTANCE)
-SERVICES = (*AGENTS, "journeyman-coordinator.service", "journeyman-coordinator-web.service")
+BRIDGE = "journeyman-bridge@press.service"
+SERVICES = (
+    *AGENTS,
+    "journeyman-coordinator.service",
+    "journeyman-coordinator-web.service",
+    BRIDGE,
+)
 UNITS = (*SERVICES, "journeyman.target", "journeyman.slice")
 REMOVABLE = "memory-deny-write-execute.conf"
-MODULES = {"journeyman-agent": "agent.main", "journeyman-coordinator": "coordinator.main"}
+MODULES = {
+    "journeyman-agent": "agent.main",
+    "journeyman-coordinator": "coordinator.main",
+    "journeyman-bridge": "firmware_bridge.main",
+}
 DROP_INS = (
     *(("serial.conf", agent) for agent in AGENTS),
+    *(("bridge.conf", agent) for agent in AGENTS),
     *(("broker-secrets.conf", service) for service in SERVICES[:3]),
     ("web-token.conf", "journeyman-coordinator-web.service"),
 )
@@ -46,7 +57,7 @@ def _drop_ins(system: Path, service: str) -> Path:
     return system / f"{_template(service)}.d"
 
 
-def _verify(systemd_analyze: str, unit: Path) -> str:
+def verify(systemd_analyze: str, unit: Path) -> str:
     """Return what systemd has to say about a unit: nothing at best."""
     ended = subprocess.run(
         [systemd_analyze, "verify", "--man=no", str(unit)],
@@ -59,7 +70,7 @@ def _verify(systemd_analyze: str, unit: Path) -> str:
     return ended.stderr + ended.stdout
 
 
-def _judge(systemd_analyze: str, unit: Path) -> tuple[float, str]:
+def judge(systemd_analyze: str, unit: Path) -> tuple[float, str]:
     """Return the exposure, and the whole table that explains it."""
     command = [systemd_analyze, "security", "--offline=yes", "--no-pager", str(unit)]
     # In a plain C locale the marks of the table are ASCII art.
@@ -82,14 +93,14 @@ def _settings(path: Path) -> list[str]:
 def test_systemd_finds_nothing_to_criticise_in_a_unit(
     systemd_analyze_program: str, system: Path, name: str
 ) -> None:
-    assert _verify(systemd_analyze_program, system / name) == ""
+    assert verify(systemd_analyze_program, system / name) == ""
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_the_exposure_is_within_the_limit_and_the_one_the_readme_tells(
     systemd_analyze_program: str, system: Path, name: str
 ) -> None:
-    exposure, table = _judge(systemd_analyze_program, system / name)
+    exposure, table = judge(systemd_analyze_program, system / name)
     assert exposure <= MOST_EXPOSURE
     assert "✓ MemoryDenyWriteExecute=" in table  # so the service's own drop-in was read
     readme = (system / "README.md").read_text()
@@ -103,7 +114,7 @@ def test_the_exposure_stays_within_the_limit_without_the_removable_drop_in(
     systemd_analyze_program: str, system: Path, name: str
 ) -> None:
     (_drop_ins(system, name) / REMOVABLE).unlink()
-    exposure, table = _judge(systemd_analyze_program, system / name)
+    exposure, table = judge(systemd_analyze_program, system / name)
     assert exposure <= MOST_EXPOSURE
     assert "✗ MemoryDenyWriteExecute=" in table
 
@@ -113,7 +124,7 @@ def test_the_shared_rules_reach_a_service_by_its_name(
     systemd_analyze_program: str, system: Path, name: str
 ) -> None:
     shutil.rmtree(system / "journeyman-.service.d")
-    exposure, _ = _judge(systemd_analyze_program, system / name)
+    exposure, _ = judge(systemd_analyze_program, system / name)
     assert exposure > MOST_EXPOSURE
 
 
@@ -122,8 +133,8 @@ def test_a_drop_in_is_accepted_and_within_the_limit(
     systemd_analyze_program: str, system: Path, drop_in: str, name: str
 ) -> None:
     shutil.copy(system / "drop-ins" / drop_in, _drop_ins(system, name))
-    assert _verify(systemd_analyze_program, system / name) == ""
-    exposure, _ = _judge(systemd_analyze_program, system / name)
+    assert verify(systemd_analyze_program, system / name) == ""
+    exposure, _ = judge(systemd_analyze_program, system / name)
     assert exposure <= MOST_EXPOSURE
 
 
@@ -132,9 +143,29 @@ def test_the_serial_drop_in_outweighs_the_shared_rules(
     systemd_analyze_program: str, system: Path, name: str
 ) -> None:
     shutil.copy(system / "drop-ins/serial.conf", _drop_ins(system, name))
-    _, table = _judge(systemd_analyze_program, system / name)
+    _, table = judge(systemd_analyze_program, system / name)
     assert "✗ PrivateDevices=" in table
     assert "char-ttyUSB:rw" in table
+
+
+def test_the_bridge_has_its_serial_ports_and_talks_to_this_machine_alone(
+    systemd_analyze_program: str, system: Path
+) -> None:
+    _, table = judge(systemd_analyze_program, system / BRIDGE)
+    assert "char-ttyACM:rw" in table
+    assert "char-mem" not in table
+    assert "only localhost entries" in table
+    lines = _settings(system / _template(BRIDGE))
+    assert "Group=journeyman-bridge" in lines
+    users = (system / "journeyman.sysusers.conf").read_text()
+    assert re.search("^g journeyman-bridge ", users, re.MULTILINE)
+    agents = _settings(system / "drop-ins/bridge.conf")
+    assert agents == ["[Service]", "SupplementaryGroups=journeyman-bridge"]
+
+
+def test_the_bridges_ports_are_those_that_an_agent_gets_by_its_drop_in(system: Path) -> None:
+    own = _settings(_drop_ins(system, BRIDGE) / "serial.conf")
+    assert own == _settings(system / "drop-ins/serial.conf")
 
 
 def test_every_drop_in_is_judged_here(system: Path) -> None:
@@ -209,9 +240,9 @@ def test_a_lines_name_of_23_characters_still_names_a_user(
     systemd_analyze_program: str, system: Path
 ) -> None:
     longest = system / f"journeyman-agent@{'a' * 23}.service"
-    assert _verify(systemd_analyze_program, longest) == ""
+    assert verify(systemd_analyze_program, longest) == ""
     too_long = system / f"journeyman-agent@{'a' * 24}.service"
-    assert "does not match strict user/group name rules" in _verify(
+    assert "does not match strict user/group name rules" in verify(
         systemd_analyze_program, too_long
     )
 

@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agent.health import Progress, keep_watch, no_beat, rest, until, waiting
+from wire import waiting
+from wire.progress import Progress
+from wire.waiting import no_beat, rest, until
+from wire.watchdog import keep_watch
 
 
 def looks(progress: Progress, until_s: int, each: Callable[[], None] = no_beat) -> list[str]:
@@ -108,7 +111,7 @@ def test_waiting_ends_with_its_task() -> None:
 
 @pytest.fixture
 def errors(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
-    with caplog.at_level(logging.WARNING, "agent.health.watch"):
+    with caplog.at_level(logging.WARNING, "wire.watchdog"):
         yield lambda: [record.getMessage() for record in caplog.records]
 
 
@@ -141,7 +144,7 @@ def test_the_watchdog_is_fed_while_all_make_progress_and_not_while_one_is_stuck(
     stall, *later = errors()
     assert "the watchdog is not fed: delivery (silent for" in stall
     assert "acquisition" not in stall
-    assert "deliver waits at test_health_progress.py:" in stall
+    assert "deliver waits at test_progress.py:" in stall
     assert later[:1] == ["every task makes progress again; the watchdog is fed"]
 
 
