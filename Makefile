@@ -22,14 +22,14 @@ SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_inf
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c '$(SUITABLE)' 2>/dev/null && { echo "$$p"; break; }; done)
 
-.PHONY: help venv check test demo chaos fuzz acceptance bench-poc bench-training bench-cmapss \
-	bench-deeppcb bench-delivery bench-fanout bench-async bench-aggregate bench-robust \
-	bench-personal bench-bytes bench-contribution bench-ingest bench-serial bench-scores \
-	bench-footprint lock deb wheel \
-	check-deb check-arm64 check-units boot clean
+.PHONY: help venv check check-units test boot demo chaos fuzz acceptance lock clean \
+	deb wheel check-deb check-arm64 bench-poc bench-training bench-cmapss bench-deeppcb \
+	bench-delivery bench-fanout bench-async bench-aggregate bench-robust bench-personal \
+	bench-bytes bench-contribution bench-ingest bench-serial bench-scores bench-footprint \
+	bench-bridge bench-firmware
 
 help:  ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP)  ## .venv with exactly the locked dependencies and the console scripts (no root)
 	@:
@@ -94,6 +94,8 @@ acceptance: $(STAMP)  ## reduced benchmarks: correctness asserted, ratios printe
 	@$(VENV)/bin/python -m benchmarks.serial_lines --reduced
 	@$(VENV)/bin/python -m benchmarks.scores --reduced
 	@$(VENV)/bin/python -m benchmarks.footprint --reduced
+	@$(VENV)/bin/python -m benchmarks.bridge_line --reduced
+	@$(VENV)/bin/python -m benchmarks.firmware --reduced
 
 bench-poc: $(STAMP)  ## the proof of concept on real data, ten seeds, beside Flower
 	@$(VENV)/bin/python -m benchmarks.poc $(ARGS)
@@ -163,6 +165,9 @@ boot: $(STAMP)  ## a real systemd with the package on it, killed, hung, filled, 
 
 wheel: $(STAMP)  ## a wheel in dist/, for an environment of one's own
 	@$(VENV)/bin/python -m hatchling build -t wheel -d dist
+
+bench-bridge: $(STAMP)  ## a bad microcontroller line: what gets through, its clock, 500 uploads
+	@$(VENV)/bin/python -m benchmarks.bridge_line $(ARGS)
 
 bench-firmware: $(STAMP)  ## code, RAM and instructions of a microcontroller; ten million inputs
 	@$(VENV)/bin/python -m benchmarks.firmware $(ARGS)

@@ -29,8 +29,9 @@ MAX_PAYLOAD_BYTES = 512
 # microcontrollers on the other side are.
 _HEADER = struct.Struct("<BBBHH")
 _CRC = struct.Struct("<I")
-_OVERHEAD_BYTES = _HEADER.size + _CRC.size
-MAX_ENCODED_BYTES = cobs.encoded_bound(_OVERHEAD_BYTES + MAX_PAYLOAD_BYTES)
+OVERHEAD_BYTES = _HEADER.size + _CRC.size
+"""What a frame has beside its payload, before COBS."""
+MAX_ENCODED_BYTES = cobs.encoded_bound(OVERHEAD_BYTES + MAX_PAYLOAD_BYTES)
 """The most bytes between two delimiters; more cannot be a frame."""
 
 FIRST_ACKNOWLEDGED_TYPE = 0x40
@@ -45,6 +46,7 @@ class FrameType(enum.IntEnum):
     HELLO = 0x01
     SENSOR = 0x02
     LOG = 0x03
+    SCORE = 0x04
 
 
 class Address(enum.IntEnum):
@@ -148,7 +150,7 @@ def _parse(stuffed: bytes) -> Frame | FrameErrorReason:
         body = cobs.decode(stuffed)
     except cobs.CobsError:
         return FrameErrorReason.COBS
-    if len(body) < _OVERHEAD_BYTES:
+    if len(body) < OVERHEAD_BYTES:
         return FrameErrorReason.SHORT
     # The CRC first: a line error must never look like a version or a length. Every version
     # keeps the CRC-32 of all that precedes it in its last four bytes.
@@ -164,6 +166,23 @@ def _parse(stuffed: bytes) -> Frame | FrameErrorReason:
     return Frame(frame_type, sequence, payload, address)
 
 
+class Numbering:
+    """The sequence numbers of one sender (FRAMING.md, 'Sequence numbers')."""
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+
+    def skipped(self, frame: Frame) -> int | None:
+        """How many frames are missing before this one; None when the numbering went back."""
+        if frame.type >= FIRST_ACKNOWLEDGED_TYPE:
+            return 0
+        last, self._last = self._last, frame.sequence
+        if last is None or frame.type == FrameType.HELLO:
+            return 0
+        skipped = (frame.sequence - last - 1) % SEQUENCE_MODULUS
+        return skipped if skipped < SEQUENCE_MODULUS // 2 else None
+
+
 class Decoder:
     """Frames out of a byte stream that may begin anywhere and be damaged everywhere.
 
@@ -175,7 +194,7 @@ class Decoder:
         self.counters = Counters()
         self._pending = bytearray()
         self._discarding = False
-        self._last_sequence: dict[int, int] = {}  # by address byte: at most 256 entries
+        self._numberings: dict[int, Numbering] = {}  # by address byte: at most 256 entries
 
     @property
     def pending_bytes(self) -> int:
@@ -223,15 +242,8 @@ class Decoder:
         return FrameError(reason, size_bytes)
 
     def _count_gap(self, frame: Frame) -> None:
-        """Compare the sequence with the sender's last one (FRAMING.md, 'Sequence numbers')."""
-        if frame.type >= FIRST_ACKNOWLEDGED_TYPE:
-            return
-        last = self._last_sequence.get(frame.address)
-        self._last_sequence[frame.address] = frame.sequence
-        if last is None or frame.type == FrameType.HELLO:
-            return
-        skipped = (frame.sequence - last - 1) % SEQUENCE_MODULUS
-        if skipped < SEQUENCE_MODULUS // 2:
-            self.counters.missing += skipped
-        else:
+        skipped = self._numberings.setdefault(frame.address, Numbering()).skipped(frame)
+        if skipped is None:
             self.counters.restarts += 1
+        else:
+            self.counters.missing += skipped

@@ -41,3 +41,15 @@ def slot_content(image: bytes, inputs: NDArray[np.int8]) -> bytes:
     for given, expected in zip(inputs, outputs, strict=True):
         content += given.tobytes() + expected.tobytes()
     return bytes(content)
+
+
+def image_of(content: bytes) -> bytes:
+    """Return the image in a slot's content.
+
+    Raises:
+      ModelImageError: the content ends before its image does.
+    """
+    end = _HEADER.size + (_HEADER.unpack_from(content)[0] if len(content) >= _HEADER.size else 0)
+    if not _HEADER.size < end <= len(content):
+        raise ModelImageError(f"a slot's content of {len(content)} bytes holds no image")
+    return content[_HEADER.size : end]

@@ -68,11 +68,12 @@ def test_the_coordinators_file_explains_every_key_and_no_other() -> None:
 
 
 def test_the_agents_file_and_the_drivers_samples_explain_every_key_and_no_other() -> None:
-    samples = [AGENT / "serve" / "sample.toml", *sorted(AGENT.glob("sensors/*/sample.toml"))]
-    assert len(samples) == 6
+    others = [AGENT / "serve" / "sample.toml", AGENT / "devices" / "sample.toml"]
+    samples = [*others, *sorted(AGENT.glob("sensors/*/sample.toml"))]
+    assert len(samples) == 8
     found = [keys_of_file(path, AgentSettings) for path in (CONFIGS / "agent.toml", *samples)]
     assert set().union(*found) == keys_of(AgentSettings)
-    of_drivers = ("source.", "scores.")
+    of_drivers = ("source.", "scores.", "device")
     assert {key for key in keys_of(AgentSettings) if not key.startswith(of_drivers)} == {
         key for key in found[0] if not key.startswith(of_drivers)
     }
