@@ -199,4 +199,4 @@ def example_losses(
         each = clipped * (difference - clipped / 2)
     else:
         each = difference * difference
-    return np.asarray(each.reshape(len(z), -1).mean(axis=1))
+    return np.asarray(each.mean(axis=tuple(range(1, each.ndim))))

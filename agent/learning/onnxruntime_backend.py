@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from agent.learning.derived_backend import DerivedBackend, Run
 from agent.learning.graph import Graph, ValueInfo, write_graph
 from agent.learning.ir import DTYPES
 from agent.learning.losses import DATA, Loss
 from agent.learning.runtime import Backend, BackendError
+from agent.learning.silent_onnxruntime import onnxruntime, ort_errors
 
 __all__ = ["Backend", "BackendError", "OnnxRuntimeBackend"]
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from agent.learning.ir import Array, Graph, GraphError, Node, ValueInfo
 from agent.learning.onnx_writer import write_graph
 from agent.learning.onnxruntime_backend import ERRORS_ONLY, ORT_ERRORS
+from agent.learning.silent_onnxruntime import onnxruntime
 
 _CHUNK_ELEMENTS = 8 << 20  # floats of all values of one chunk of rows together: 32 MiB
 

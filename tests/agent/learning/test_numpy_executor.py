@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -25,6 +24,7 @@ from agent.learning.numpy_kernels import MAKERS
 from agent.learning.onnxruntime_backend import OnnxRuntimeBackend
 from agent.learning.params import flatten
 from agent.learning.runtime import BackendError
+from agent.learning.silent_onnxruntime import onnxruntime
 
 Array = NDArray[Any]
 

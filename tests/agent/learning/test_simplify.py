@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
@@ -25,6 +24,7 @@ from agent.learning.graph import (
     write_graph,
 )
 from agent.learning.ir import AUTHORING_OPERATORS
+from agent.learning.silent_onnxruntime import onnxruntime
 from agent.learning.simplify import read_exported, simplify
 from agent.learning.simplify.folding import FOLDS, WORK_BYTES
 from agent.learning.simplify.rewrite import RULES

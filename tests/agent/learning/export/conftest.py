@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
 from agent.learning.export.tflite_export import export_tflite, export_tflite_int8
 from agent.learning.ir import Graph, initial_params
 from agent.learning.onnx_writer import write_graph
+from agent.learning.silent_onnxruntime import onnxruntime
 from tests.agent.learning.export.export_models import CASES, GEOMETRIES, rows_for
 
 SCRIPTS = Path(__file__).resolve().parents[3] / "tflite"

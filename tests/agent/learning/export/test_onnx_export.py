@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from agent.learning.export.onnx_export import export_onnx
 from agent.learning.graph import read_graph
 from agent.learning.ir import initial_params
+from agent.learning.silent_onnxruntime import onnxruntime
 from tests.agent.learning.export.conftest import run_onnx
 from tests.agent.learning.export.export_models import CASES, rows_for
 
