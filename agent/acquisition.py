@@ -10,19 +10,16 @@ and are counted.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
 
 from agent.health import Beat, Progress, no_beat, until
-from agent.restartable import Restartable
+from agent.reading import Reading
 from agent.samples import SampleStore
 from agent.sensors.source import SourceContext, SourceReport
-from agent.signals.block import Block, Gap
+from agent.signals.block import Block
 from agent.signals.cutting import RowCutter
 from agent.signals.quality import Quality
 from agent.signals.rows import Rows, joined
@@ -37,9 +34,6 @@ _MAX_WAITING_ROWS = 100_000
 _CUT_SILENT_S = 30.0
 _WRITE_SILENT_S = 300.0
 """A card that is worn out may take minutes for what it is given."""
-_SOURCE_SILENT_S = 900.0
-"""A source says every few seconds that it is alive, by an empty block if need be, also while it
-tries in vain; a slow server with ten thousand items may take minutes for its answers."""
 
 
 class Acquisition:
@@ -65,24 +59,28 @@ class Acquisition:
         status: Status,
         progress: Progress | None = None,
     ) -> None:
-        self._sources, self._context = list(sources), context
-        self._reading = [Restartable(partial(self._read, at)) for at in range(len(self._sources))]
-        self._changed_us: dict[int, int] = {}
-        """Of each channel whose source was changed: the newest source timestamp before."""
         self._cutter, self.store, self.quality = cutter, store, quality
         self._status = status
         self._progress = progress or Progress()
-        self.reports = [SourceReport(source.title) for source in sources]
+        self._reading = [
+            Reading(source, context, self._progress, self._take, quality.newest_us)
+            for source in sources
+        ]
         self._waiting: deque[Rows] = deque()
         self._waiting_rows = 0
         self._has_rows = asyncio.Event()
+
+    @property
+    def reports(self) -> list[SourceReport]:
+        """What each source says of itself."""
+        return [reading.report for reading in self._reading]
 
     async def run(self) -> None:
         """Read all sources until cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                for source, reading in zip(self._sources, self._reading, strict=True):
-                    tasks.create_task(reading.run(), name=source.key)
+                for reading in self._reading:
+                    tasks.create_task(reading.run(), name=f"reading {reading.source.key}")
                 tasks.create_task(self._cut(), name="acquisition clock")
                 tasks.create_task(self._write(), name="sample store")
         finally:
@@ -102,42 +100,8 @@ class Acquisition:
         return joined(parts)
 
     def change(self, at: int, source: ConfiguredSource) -> None:
-        """Read a source by other settings from now on; its channels stay what they are.
-
-        The others go on undisturbed.  What this one gave between its two sessions is a marked gap,
-        unless the new one brings it.
-        """
-        self._sources[at] = source
-        self.reports[at].name = source.title
-        newest_us = self.quality.newest_us()
-        for channel in range(source.first, source.first + len(source.channels)):
-            if channel in newest_us:
-                self._changed_us.setdefault(channel, newest_us[channel])
-        self._reading[at].restart()
-
-    async def _read(self, at: int) -> None:
-        source, report = self._sources[at], self.reports[at]
-        silent_s = _SOURCE_SILENT_S + source.silent_s
-        with self._progress.watching(source.key, silent_s) as beat:
-            async with contextlib.aclosing(source.open(self._context, report)) as blocks:
-                async for block in blocks:
-                    beat()
-                    self._take(self._marked(block.shifted(source.first)))
-        logger.info("%s: %s", report.name, report.state)
-
-    def _marked(self, block: Block) -> Block:
-        """The first samples of channels whose source was changed, with the gap before them."""
-        if not self._changed_us or not block.samples:
-            return block
-        firsts = {each.channel: each.source_timestamp_us for each in reversed(block.arrays)}
-        times_us = block.source_timestamp_us.tolist()
-        firsts |= dict(zip(reversed(block.channel.tolist()), reversed(times_us), strict=True))
-        gaps = [
-            Gap(channel, from_us, firsts[channel], "the configuration was changed")
-            for channel in sorted(firsts.keys() & self._changed_us.keys())
-            if (from_us := self._changed_us.pop(channel)) < firsts[channel]
-        ]
-        return replace(block, gaps=(*gaps, *block.gaps))
+        """Read a source by other settings from now on, while all others go on."""
+        self._reading[at].change(source)
 
     def _take(self, block: Block) -> None:
         if not block.samples and not block.gaps:
