@@ -212,8 +212,8 @@ class Ledger:
         if request != digest:
             raise EnrolmentError(
                 f"token {token_id.hex()} for {agent} was used by another request. If the gateway "
-                "did not make two, somebody else had the token: revoke it, block the agent at the "
-                "broker, and enrol it again"
+                "has installed its answer, it is enrolled, and a new token enrols it again. If it "
+                "never had one, somebody else had the token: `journeyman enrolment revoke`"
             )
         return bytes(answer)
 

@@ -79,6 +79,7 @@ def log_to_standard_error_or_journal(program: str, level: int) -> None:
         faulthandler.enable()
     if is_journal(os.environ.get("JOURNAL_STREAM", "")):
         handler: logging.Handler = JournalHandler(program)
+        handler.setFormatter(logging.Formatter())  # else it is the library's, with level and name
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter(FORMAT))

@@ -68,7 +68,10 @@ def broker_files(broker: BrokerSettings, agent: str, now: datetime) -> Iterator[
             own = read_certificate(Path(broker.cert_file))
             end = judge_end(check, broker.cert_file, own.not_valid_after_utc, now, renew)
             yield end
-            if end.status != "problem" and not is_expired(ca, now):
+            key = Path(broker.key_file)
+            if key.parent == Path("/") and not key.exists():
+                yield skipped("broker key", "only the unit sees it ($CREDENTIALS_DIRECTORY)")
+            elif end.status != "problem" and not is_expired(ca, now):
                 paths = (Path(broker.ca_file), Path(broker.cert_file), Path(broker.key_file))
                 read_client(*paths, agent, now)
                 yield ok(check, "CA, certificate and key belong together")

@@ -6,7 +6,7 @@ SQLite files are opened for reading only, beside an agent that writes them; the 
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,7 +155,24 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     log = Path(f"{path}-wal")
     is_quiet = not log.exists() or log.stat().st_size == 0
     mode = "mode=ro&immutable=1" if is_quiet else "mode=ro"
-    return sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=5)
+    with _as_caller():
+        database = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, timeout=5)
+        database.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone()
+    return database
+
+
+@contextmanager
+def _as_caller() -> Iterator[None]:
+    """Be root again for a moment, if root acts as the owner of the state directory.
+
+    SQLite resolves the path to the real one, and systemd's dynamic user may not pass its parent.
+    """
+    owner = os.geteuid()
+    os.seteuid(os.getuid())
+    try:
+        yield
+    finally:
+        os.seteuid(owner)
 
 
 def samples(folder: Path) -> Iterator[Finding]:
