@@ -5,17 +5,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from firmware_bridge.firmware_health import connected_device
-from firmware_bridge.firmware_update import (
+from firmware_bridge.firmware_slots import (
     Outcome,
     Patience,
-    Say,
-    Updater,
+    RefusedError,
+    SilentError,
+    Slot,
     plan_update,
     running,
     slot_lines,
 )
+from firmware_bridge.firmware_update import Say, Updater
 from firmware_bridge.mcuboot_image import McubootImage
-from firmware_bridge.smp_device import RefusedError, SilentError, Slot, SmpDevice, open_device
+from firmware_bridge.port import PortError
+from firmware_bridge.smp_device import SmpDevice, open_device
 from wire.errors import one_line
 
 _SHORTEST_HASH: Final = 8
@@ -56,9 +59,12 @@ async def carry_out(action: str, target: Target, image: McubootImage | None, say
     """
     patience = Patience(boot_s=target.boot_s, healthy_s=target.healthy_s)
     try:
-        async with open_device(target.port, target.baudrate, patience.request_s) as device:
+        async with open_device(
+            target.port, target.baudrate, patience.request_s, patience.erase_s
+        ) as device:
             job = _Job(device, target, Updater(device, target.number, patience, say), say)
-            return await job.act(action, image)
+            slots = await job.look()
+            return await job.act(action, image, slots)
     except (SilentError, RefusedError) as problem:
         say(f"STOPPED: {problem}")
         return Outcome.UNCHANGED
@@ -71,9 +77,23 @@ class _Job:
         self._device, self._target = device, target
         self._updater, self._say = updater, say
 
-    async def act(self, action: str, image: McubootImage | None) -> Outcome:
-        """Carry it out; raises as `Updater.ask`."""
-        slots = await self._updater.ask(self._device.slots)
+    async def look(self) -> tuple[Slot, ...]:
+        """What the device has; raises as `Updater.ask`."""
+        return await self._updater.ask(self._device.slots)
+
+    async def act(
+        self, action: str, image: McubootImage | None, slots: tuple[Slot, ...]
+    ) -> Outcome:
+        """Carry it out; raises as `Updater.ask`, but for PortError."""
+        try:
+            return await self._act(action, image, slots)
+        except PortError as problem:
+            self._say(f"UNKNOWN: the port was lost on the way ({problem}); `firmware list`")
+            return Outcome.UNKNOWN
+
+    async def _act(
+        self, action: str, image: McubootImage | None, slots: tuple[Slot, ...]
+    ) -> Outcome:
         match action:
             case "list":
                 self._say("\n".join(slot_lines(slots)) or "the device has no image")
@@ -93,6 +113,7 @@ class _Job:
 
     async def _update(self, slots: tuple[Slot, ...], image: McubootImage) -> Outcome:
         if self._target.is_dry:
+            await self._updater.require_revert()
             plan = plan_update(slots, self._target.number, image.hash)
             active = running(slots, self._target.number)
             words = self._updater.plan_words(image, plan)
@@ -109,6 +130,7 @@ class _Job:
     async def _test(self, slots: tuple[Slot, ...]) -> Outcome:
         wanted = _find(slots, self._target.number, self._target.hash)
         plan = plan_update(slots, self._target.number, wanted.hash)
+        await self._updater.require_revert()
         outcome = await self._updater.try_image(wanted.hash) if plan.tries else Outcome.DONE
         if outcome is Outcome.DONE:
             self._say("DONE: it runs until the next reset; `firmware confirm` has it stay")

@@ -19,14 +19,14 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from firmware_bridge.firmware_slots import Outcome, Patience
 from firmware_bridge.mcuboot_image import LARGEST_FILE_BYTES, McubootImage, parse_image
 from firmware_bridge.port import PortError
 from wire.errors import WireError
 
-_REFUSED, _UNKNOWN = 2, 3  # Outcome's, which needs the extra
 _LONGEST_S: Final = 3600.0
 _BAUD: Final = 115_200
-_BOOT_S, _HEALTHY_S = 90.0, 30.0
+_PATIENCE: Final = Patience()
 _EXTRA: Final = (
     "firmware updates need the extra `firmware`, which is not installed: "
     "pip install 'journeyman[firmware]'"
@@ -62,25 +62,32 @@ def add_to(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 
 
 def _add_line_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--baud", type=int, default=_BAUD, help="default %(default)s")
+    sub.add_argument("--baud", type=_baud, default=_BAUD, help="default %(default)s")
     sub.add_argument(
         "--image-number", type=int, default=0, help="of a device with several cores; default 0"
     )
     sub.add_argument(
-        "--boot-within", type=_seconds, default=_BOOT_S, metavar="SECONDS",
+        "--boot-within", type=_seconds, default=_PATIENCE.boot_s, metavar="SECONDS",
         help="how long a device may take to come back from a reset; default %(default)s",
     )  # fmt: skip
 
 
 def _add_health_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "--healthy-within", type=_seconds, default=_HEALTHY_S, metavar="SECONDS",
+        "--healthy-within", type=_seconds, default=_PATIENCE.healthy_s, metavar="SECONDS",
         help="how long new firmware may take to answer once it runs; default %(default)s",
     )  # fmt: skip
     sub.add_argument(
         "--bridge-port", metavar="PORT",
         help="healthy means too: it answers CONNECT of the bridge's protocol on this port",
     )  # fmt: skip
+
+
+def _baud(text: str) -> int:
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} is no rate")
+    return value
 
 
 def _seconds(text: str) -> float:
@@ -99,29 +106,34 @@ def say(text: str) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Carry out the command; return its exit status."""
     try:
-        image = _read_image(arguments.image) if "image" in arguments else None
+        image = read_image(arguments.image) if "image" in arguments else None
         if arguments.action == "check":
-            return 0
+            return Outcome.DONE
         return _carry_out(arguments, image)
     except (WireError, PortError) as error:
         return _complain(str(error))
-    except OSError as error:
-        return _complain(f"cannot read {arguments.image}: {error.strerror}")
     except KeyboardInterrupt:
         say("stopped; `firmware list` shows how far it came, the same command goes on")
-        return _UNKNOWN
+        return Outcome.UNKNOWN
 
 
 def _complain(text: str) -> int:
     sys.stderr.write(f"journeyman-bridge: {text}\n")
-    return _REFUSED
+    return Outcome.REFUSED
 
 
-def _read_image(path: Path) -> McubootImage:
-    with path.open("rb") as file:
-        data = file.read(LARGEST_FILE_BYTES + 1)
+def read_image(path: Path) -> McubootImage:
+    """Read and check an image file, and say what it is.
+
+    Raises:
+      WireError: it can not be read, or must not be sent; names the file.
+    """
     try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST_FILE_BYTES + 1)
         image = parse_image(data)
+    except OSError as error:
+        raise WireError(f"cannot read {path}: {error.strerror}") from None
     except WireError as error:
         raise WireError(f"{path}: {error}") from None
     signed = "signed" if image.is_signed else "NOT signed: a bootloader with a key refuses it"
@@ -140,7 +152,7 @@ def _carry_out(arguments: argparse.Namespace, image: McubootImage | None) -> int
         arguments.baud,
         arguments.image_number,
         arguments.boot_within,
-        getattr(arguments, "healthy_within", _HEALTHY_S),
+        getattr(arguments, "healthy_within", _PATIENCE.healthy_s),
         getattr(arguments, "bridge_port", None),
         getattr(arguments, "hash", ""),
         getattr(arguments, "dry_run", False),

@@ -16,12 +16,21 @@ MCUboot's design document, "Image swapping"; the SMP specification, image manage
 import asyncio
 import enum
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from firmware_bridge.firmware_slots import (
+    Outcome,
+    Patience,
+    Plan,
+    RefusedError,
+    SilentError,
+    Slot,
+    plan_update,
+    running,
+)
 from firmware_bridge.mcuboot_image import McubootImage
 from firmware_bridge.port import PortError
-from firmware_bridge.smp_device import RefusedError, SilentError, Slot, SmpDevice
+from firmware_bridge.smp_device import SmpDevice
 
 Answer = TypeVar("Answer")
 Say = Callable[[str], None]
@@ -30,35 +39,6 @@ Healthy = Callable[[], Awaitable[bool]]
 _LOOK_EVERY_S: Final = 0.2
 _SHOWN_HASH: Final = 16
 _BASE64, _BITS_A_BYTE = 4 / 3, 10
-
-
-class Outcome(enum.IntEnum):
-    """How a command ended; its exit status."""
-
-    DONE = 0
-    UNCHANGED = 1
-    """The device runs what it ran before."""
-    REFUSED = 2
-    """Nothing was sent that could change the device."""
-    UNKNOWN = 3
-    """The device has to be looked at; the last line says how."""
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long is waited.
-
-    Attributes:
-      request_s: for an answer.
-      tries: how often a question is asked that is not answered.
-      boot_s: for a device that was reset, a swap of its slots included.
-      healthy_s: for a firmware that runs to be healthy.
-    """
-
-    request_s: float = 2.5
-    tries: int = 5
-    boot_s: float = 90.0
-    healthy_s: float = 30.0
 
 
 class Boot(enum.Enum):
@@ -70,77 +50,6 @@ class Boot(enum.Enum):
     WAITS = "waits"
     """It still waits for its trial: there was no reset."""
     SILENT = "silent"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is left to do for an update.
-
-    Attributes:
-      uploads: the image has to be sent.
-      tries: it has to be marked, and the device reset.
-      is_done: it runs already, confirmed.
-    """
-
-    uploads: bool = True
-    tries: bool = True
-    is_done: bool = False
-
-
-def running(slots: tuple[Slot, ...], image: int) -> Slot:
-    """The image that runs.
-
-    Raises:
-      RefusedError: the device does not say.
-    """
-    for each in slots:
-        if each.image == image and each.is_active and each.hash:
-            return each
-    raise RefusedError("the device does not say what it runs; it may be in its bootloader")
-
-
-def plan_update(slots: tuple[Slot, ...], number: int, wanted: bytes) -> Plan:
-    """What is left to do.  Pure.
-
-    Args:
-      slots: what the device has.
-      number: of the image.
-      wanted: hash.
-
-    Raises:
-      RefusedError: another image is on trial, or waits for its trial.
-    """
-    active = running(slots, number)
-    if active.hash == wanted:
-        return Plan(uploads=False, tries=False, is_done=active.is_confirmed)
-    if not active.is_confirmed:
-        raise RefusedError(
-            f"version {active.version} is on trial on the device: "
-            "`firmware confirm` or `firmware revert` first"
-        )
-    others = [each for each in slots if each.image == number and not each.is_active]
-    for other in others:
-        if other.is_pending and other.hash != wanted:
-            raise RefusedError(
-                f"version {other.version} waits for its trial on the device: reset the device, "
-                "then `firmware confirm` or `firmware revert`"
-            )
-    return Plan(uploads=all(other.hash != wanted for other in others))
-
-
-def slot_lines(slots: tuple[Slot, ...]) -> list[str]:
-    """A line for each image, for people."""
-    lines = []
-    for each in slots:
-        words = {"runs": each.is_active, "confirmed": each.is_confirmed}
-        words |= {"on trial": each.is_active and not each.is_confirmed}
-        words |= {"tried at the next reset": each.is_pending}
-        said = ", ".join(word for word, holds in words.items() if holds) or "at rest"
-        lines.append(
-            f"image {each.image} slot {each.slot}: version {each.version}, {said}\n"
-            f"    hash {each.hash.hex() or 'not told'}"
-        )
-    return lines
 
 
 class Updater:
@@ -173,6 +82,7 @@ class Updater:
 
     async def update(self, image: McubootImage, healthy: Healthy) -> Outcome:
         """Bring an image on the device and have it stay if it works; raises as `ask`."""
+        await self.require_revert()
         slots = await self.ask(self._device.slots)
         before = running(slots, self._number)
         plan = plan_update(slots, self._number, image.hash)
@@ -186,6 +96,10 @@ class Updater:
             if outcome is not Outcome.DONE:
                 return outcome
         return await self.keep_or_revert(image.hash, healthy)
+
+    async def require_revert(self) -> None:
+        """Refuse a bootloader that can not revert; raises as `ask`."""
+        await self.ask(self._device.require_revert)
 
     def plan_words(self, image: McubootImage, plan: Plan) -> str:
         """What `update` is going to do."""
@@ -268,7 +182,7 @@ class Updater:
         if not await self._is_healthy(wanted, healthy):
             return await self.revert_trial(wanted, "it is not healthy")
         try:
-            return await self.confirm()
+            return await self.confirm(wanted)
         except RefusedError as refusal:
             return await self.revert_trial(wanted, str(refusal))
         except SilentError as silence:
@@ -293,10 +207,18 @@ class Updater:
                 return False
             await asyncio.sleep(_LOOK_EVERY_S)
 
-    async def confirm(self) -> Outcome:
-        """Have what runs stay; raises as `ask`."""
+    async def confirm(self, wanted: bytes = b"") -> Outcome:
+        """Have what runs stay; raises as `ask`.
+
+        Args:
+          wanted: the image that is to run; empty for any.  It is not sent: MCUboot would take the
+            confirmation of an image that does not run any more for an order to start it for good.
+        """
         await self.ask(self._device.confirm)
         active = running(await self.ask(self._device.slots), self._number)
+        if wanted and active.hash != wanted:
+            self._say(f"FAILED: the device has gone back to version {active.version} by itself")
+            return Outcome.UNCHANGED
         if not active.is_confirmed:
             raise RefusedError("the device took the confirmation, and does not show it")
         self._say(f"DONE: version {active.version} is confirmed and stays")
@@ -306,19 +228,34 @@ class Updater:
         """Reset a device that has something on trial, so that MCUboot reverts; see that it did."""
         self._say(f"FAILED: {reason}; resetting the device, so that MCUboot reverts")
         try:
+            await self._undo_confirmation(unwanted)
             await self._reset()
             after = await self._other_than(unwanted)
+            if after is not None and not after.is_confirmed:
+                await self.confirm()
         except (SilentError, RefusedError, PortError) as problem:
-            self._say(f"the reset was not answered: {problem}")
+            self._say(f"reverting did not go through: {problem}")
             after = None
         if after is None:
             self._say(
                 "UNKNOWN: the device was not seen with the firmware before; cut its power for a "
-                "moment: nothing was confirmed, so MCUboot reverts"
+                "moment, then look with `firmware list`"
             )
             return Outcome.UNKNOWN
         self._say(f"REVERTED: the device runs version {after.version}, as before")
         return Outcome.UNCHANGED
+
+    async def _undo_confirmation(self, unwanted: bytes) -> None:
+        """For firmware that confirms itself: have the other image run, for good, again."""
+        slots = await self.ask(self._device.slots)
+        active = running(slots, self._number)
+        if active.hash != unwanted or not active.is_confirmed:
+            return
+        self._say("it has confirmed itself, which is the updater's to do; marking the one before")
+        others = [each for each in slots if each.image == self._number and not each.is_active]
+        if not others:
+            raise RefusedError("the device has no other image")
+        await self.ask(lambda: self._device.try_next(others[0].hash))
 
     async def _reset(self) -> None:
         """Ask for a reset; it may come before its answer is out, so that silence is no refusal."""

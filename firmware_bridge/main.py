@@ -5,6 +5,7 @@
     journeyman-bridge status CONFIG             the devices, as the running bridge sees them
     journeyman-bridge monitor PORT [--baud N]   live, until Ctrl-C
     journeyman-bridge decode FILE               what a recording of the line holds
+    journeyman-bridge firmware ACTION ...       a device's firmware: firmware_command.py
 
 `monitor` and `decode` read only; they never write a byte to the line. One line of output for each
 frame and each error, then the totals. Garbage and cut frames are reported and passed over; an
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import serial
 
+from firmware_bridge import firmware_command
 from firmware_bridge.app import serve
 from firmware_bridge.frames import Decoder, Frame, FrameError, FrameType
 from firmware_bridge.messages import ANSWER, Request
@@ -210,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     live.add_argument("--baud", type=int, default=DEFAULT_BAUD, help="default %(default)s")
     recorded = commands.add_parser("decode", help="show the frames in a recording")
     recorded.add_argument("file", type=Path, help="the bytes as they came from the line")
+    firmware_command.add_to(commands)
     return parser
 
 
@@ -225,6 +228,8 @@ def main() -> int:
         signal.signal(stop, signal.default_int_handler)
     if arguments.command == "monitor":
         return monitor(arguments.port, arguments.baud)
+    if arguments.command == "firmware":
+        return firmware_command.run(arguments)
     return decode_file(arguments.file)
 
 

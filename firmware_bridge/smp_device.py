@@ -14,13 +14,16 @@ import struct
 import termios
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Final
 
 import cbor2
+from pydantic import ConfigDict
+from smp import os_management
 from smp.error import ErrorV1, ErrorV2
 from smp.exceptions import SMPException
+from smp.header import CommandId, GroupId
 from smp.image_management import ImageState
+from smp.message import ReadResponse
 from smpclient import SMPClient
 from smpclient.exceptions import SMPClientException, SMPUploadError
 from smpclient.generics import SMPRequest, TEr1, TEr2, TRep, success
@@ -29,6 +32,7 @@ from smpclient.requests.os_management import EchoWrite, ResetWrite
 from smpclient.transport import SMPTransportDisconnected
 from smpclient.transport.serial import SMPSerialTransport
 
+from firmware_bridge.firmware_slots import RefusedError, SilentError, Slot
 from firmware_bridge.port import open_port
 from wire.errors import one_line
 
@@ -60,44 +64,39 @@ _ADVICE: Final = {
     "ENOTSUP": "its firmware was built without this; Zephyr: CONFIG_MCUMGR_GRP_IMG, _GRP_OS",
     "EACCESSDENIED": "its application does not allow it",
 }
+_MOST_STUCK: Final = 16
+"""Answers in a row to an upload that do not get ahead."""
+_NO_REVERT: Final = {
+    0: "a single slot",
+    2: "overwriting",
+    4: "direct execution without revert",
+    6: "loading to RAM",
+}
+"""MCUboot's modes, by the numbers of Zephyr's OS group, that can not bring an image back."""
 
 
-class SilentError(Exception):
-    """No answer, or none that can be read; asking again may help."""
+class _Mode(ReadResponse):
+    """The answer to the query "mode"; what smp 4.2 expects is not what Zephyr sends (os_mgmt.c)."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    _GROUP_ID = GroupId.OS_MANAGEMENT
+    _COMMAND_ID = CommandId.OSManagement.BOOTLOADER_INFO
+
+    mode: int
 
 
-class RefusedError(Exception):
-    """The device answered, and does not do it; asking again does not help."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """An image that the device has.
-
-    Attributes:
-      image: 0, or the number of another core's image.
-      slot: 0 or 1.
-      version: as the device writes it, printable.
-      hash: MCUboot's; empty where the device does not tell.
-      is_active: it runs.
-      is_confirmed: it runs after a reset too, or would come back.
-      is_pending: it is tried at the next reset.
-    """
-
-    image: int
-    slot: int
-    version: str
-    hash: bytes
-    is_active: bool
-    is_confirmed: bool
-    is_pending: bool
+class _ModeRead(os_management.BootloaderInformationReadRequest):
+    _Response = _Mode
+    _ErrorV1 = os_management.OSManagementErrorV1
+    _ErrorV2 = os_management.OSManagementErrorV2
 
 
 class _Transport(SMPSerialTransport):
     """`smpclient`'s, that can forget late answers without closing the port."""
 
-    def keep_modem_lines(self) -> None:
-        """Leave DTR as it is when the port is closed (HUPCL): boards may be reset by it."""
+    async def connect(self, address: str, timeout_s: float) -> None:
+        """Open the port, and leave DTR as it is when it is closed: it may reset the board."""
+        await super().connect(address, timeout_s)
         attributes = termios.tcgetattr(self._conn.fileno())
         attributes[_CFLAG] &= ~termios.HUPCL
         termios.tcsetattr(self._conn.fileno(), termios.TCSANOW, attributes)
@@ -115,12 +114,13 @@ class SmpDevice:
     Args:
       port: path.
       baudrate: of the line.
-      request_s: how long an answer may take; the first of an upload, which erases, gets more.
+      request_s: how long an answer may take.
+      erase_s: and the first of an upload: a slot may be erased before it.
     """
 
-    def __init__(self, port: str, baudrate: int, request_s: float) -> None:
+    def __init__(self, port: str, baudrate: int, request_s: float, erase_s: float) -> None:
         self.port, self.baudrate = port, baudrate
-        self._request_s = request_s
+        self._request_s, self._erase_s = request_s, erase_s
         self._transport = _Transport(
             baudrate=baudrate, exclusive=True, write_timeout=_WRITE_S, timeout=0
         )
@@ -143,11 +143,10 @@ class SmpDevice:
             return
         try:
             await self._client.connect(_OPEN_S)
-            self._transport.keep_modem_lines()
         except TimeoutError:
             # smpclient keeps the reason to itself; opening it our way tells.
             (await open_port(self.port, self.baudrate, lambda _: None, lambda _: None)).close()
-            raise SilentError(f"{self.port} is open to others only now and then") from None
+            raise SilentError(f"{self.port} could not be opened just now") from None
         except (*_GONE, *_WRONG_BYTES) as problem:
             await self.close()
             raise SilentError(_words(problem)) from None
@@ -165,6 +164,22 @@ class SmpDevice:
           PortError, SilentError, RefusedError: see there.
         """
         return _slots((await self._ask(ImageStatesRead())).images)
+
+    async def require_revert(self) -> None:
+        """Have the bootloader say how it works, if it can; raises as `slots`.
+
+        Raises:
+          RefusedError: its way of updating can not bring back what ran before.
+        """
+        try:
+            mode = (await self._ask(_ModeRead(query="mode"))).mode
+        except RefusedError:
+            return  # optional in Zephyr: CONFIG_MCUMGR_GRP_OS_BOOTLOADER_INFO
+        if mode in _NO_REVERT:
+            raise RefusedError(
+                f"its MCUboot works by {_NO_REVERT[mode]} and can not revert a trial; "
+                "build it for swapping"
+            )
 
     async def try_next(self, image_hash: bytes) -> tuple[Slot, ...]:
         """Have an image tried at the next reset; raises as `slots`."""
@@ -196,10 +211,18 @@ class SmpDevice:
           RefusedError: as `slots`, or what the device has is another file in the end.
         """
         await self.open()
+        best = stuck = 0
         try:
             async for offset in self._client.upload(
-                data, slot=image, subsequent_timeout_s=self._request_s
+                data,
+                slot=image,
+                first_timeout_s=self._erase_s,
+                subsequent_timeout_s=self._request_s,
             ):
+                stuck = 0 if offset > best else stuck + 1
+                if offset > len(data) or stuck > _MOST_STUCK:
+                    raise RefusedError(f"the device does not get ahead in the upload ({offset})")
+                best = offset
                 told(offset)
         except SMPUploadError as problem:
             raise RefusedError(_refusal_of(problem)) from None
@@ -231,17 +254,18 @@ class SmpDevice:
 
 
 @asynccontextmanager
-async def open_device(port: str, baudrate: int, request_s: float) -> AsyncIterator[SmpDevice]:
-    """A device on a port that nobody else uses, until the end of the block.
+async def open_device(
+    port: str, baudrate: int, request_s: float, erase_s: float
+) -> AsyncIterator[SmpDevice]:
+    """A device, until the end of the block; arguments as `SmpDevice`'s.
 
-    Raises:
-      PortError: it can not be opened; says why and what to do.
+    The first question opens its port.
     """
     # Its complaints are in the errors that are raised here.
-    logging.getLogger("smpclient").setLevel(logging.CRITICAL)
-    device = SmpDevice(port, baudrate, request_s)
+    for library in ("smp", "smpclient"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    device = SmpDevice(port, baudrate, request_s, erase_s)
     try:
-        await device.open()
         yield device
     finally:
         await device.close()
@@ -253,7 +277,8 @@ def _words(problem: Exception) -> str:
         return "the device does not answer"
     if isinstance(problem, _GONE):
         return one_line(f"the port was lost ({problem})")
-    return one_line(f"the answer is damaged ({type(problem).__name__}: {problem})".splitlines()[0])
+    first_line = str(problem).strip().partition("\n")[0]
+    return one_line(f"the answer is damaged ({type(problem).__name__}: {first_line})")
 
 
 def _refusal_of(problem: SMPUploadError) -> str:
