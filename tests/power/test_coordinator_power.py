@@ -110,5 +110,5 @@ def test_a_coordinator_that_receipts_before_its_commit_is_on_the_disk_is_found_o
     shim: Path, scratch: Path, broken: str
 ) -> None:
     recording = recorded(shim, scratch / "work", ["first"], broken)
-    outcome = replay(recording, checking(recording), scratch, 60, enough=8)
+    outcome = replay(recording, checking(recording), scratch, 120, enough=8)
     assert outcome.failed == 8
