@@ -23,7 +23,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	"$$p" -c '$(SUITABLE)' 2>/dev/null && { echo "$$p"; break; }; done)
 
 .PHONY: help venv check check-units test boot demo chaos fuzz acceptance lock clean \
-	deb wheel check-deb check-arm64 bench-poc bench-training bench-cmapss bench-deeppcb \
+	deb wheel check-deb check-arm64 check-packages bench-poc bench-training bench-cmapss bench-deeppcb \
 	bench-delivery bench-fanout bench-async bench-aggregate bench-robust bench-personal \
 	bench-bytes bench-contribution bench-ingest bench-serial bench-scores bench-footprint \
 	bench-bridge bench-firmware
@@ -96,6 +96,7 @@ acceptance: $(STAMP)  ## reduced benchmarks: correctness asserted, ratios printe
 	@$(VENV)/bin/python -m benchmarks.footprint --reduced
 	@$(VENV)/bin/python -m benchmarks.bridge_line --reduced
 	@$(VENV)/bin/python -m benchmarks.firmware --reduced
+	@$(VENV)/bin/python -m benchmarks.mcu_demo --reduced
 
 bench-poc: $(STAMP)  ## the proof of concept on real data, ten seeds, beside Flower
 	@$(VENV)/bin/python -m benchmarks.poc $(ARGS)
@@ -154,6 +155,9 @@ check-deb: $(STAMP)  ## what is in the packages of `make deb` (all four), and th
 
 check-arm64: $(STAMP)  ## the packages on Debian 12 and 13, ARM emulated: imports, models, gradients; root
 	@$(VENV)/bin/python -m pytest tests/packaging/check_computing.py $(ARGS)
+
+check-packages: $(STAMP)  ## both of these for two packages that it builds; installs what it needs; root
+	@tests/packaging/check.sh $(VENV)/bin/python $(ARGS)
 
 check-units: $(STAMP)  ## what systemd's own tools say of every unit: criticism, exposure
 	@$(VENV)/bin/python -m tests.systemd.units_table

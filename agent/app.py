@@ -81,6 +81,8 @@ class Agent:
                 tasks.create_task(self._reload_when_told(), name="reload")
                 tasks.create_task(parts.orders.run(self._configure, self._unhealthy), name="orders")
                 tasks.create_task(self._keep_house(), name="keep house")
+                for device in parts.devices:
+                    tasks.create_task(device.run(), name=f"device {device.report.name}")
         finally:
             await parts.process.close()
             self._take(parts.acquisition.rows_now())

@@ -14,6 +14,8 @@ import msgspec
 
 from agent.budget import BudgetTable
 from agent.budget import problems as budget_problems
+from agent.devices import DeviceTable
+from agent.devices import problems as device_problems
 from agent.health import MetricsTable
 from agent.health import problems as metrics_problems
 from agent.labels import LabelsTable
@@ -22,6 +24,7 @@ from agent.learning.choice import BackendName
 from agent.learning.personalise import PersonalTable
 from agent.learning.place import PlaceName
 from agent.samples import StoreTable
+from agent.sensors.firmware import FirmwareSettings
 from agent.sensors.opcua import OpcUaSettings
 from agent.sensors.source import ChannelSettings
 from agent.serve import ScoresTable
@@ -164,7 +167,11 @@ class RemoteTable(Settings, frozen=True, kw_only=True):
 
 
 class AgentSettings(Settings, frozen=True, kw_only=True):
-    """The whole file."""
+    """The whole file.
+
+    Attributes:
+      device: microcontrollers that are to run what is served.
+    """
 
     agent: AgentTable
     trust: TrustTable
@@ -180,6 +187,7 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
     scores: ScoresTable = ScoresTable()
     metrics: MetricsTable = MetricsTable()
     remote: RemoteTable = RemoteTable()
+    device: Annotated[tuple[DeviceTable, ...], msgspec.Meta(max_length=100)] = ()
 
     @property
     def sources(self) -> list[ConfiguredSource]:
@@ -190,6 +198,12 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
     def opcua_sources(self) -> list[OpcUaSettings]:
         """Those of them that are OPC UA servers."""
         return [each.settings for each in self.sources if isinstance(each.settings, OpcUaSettings)]
+
+    @property
+    def firmware_sources(self) -> list[FirmwareSettings]:
+        """Those of them that are microcontrollers."""
+        settings = [each.settings for each in self.sources]
+        return [each for each in settings if isinstance(each, FirmwareSettings)]
 
     @property
     def channels(self) -> list[ChannelSettings]:
@@ -273,6 +287,7 @@ def problems(settings: AgentSettings) -> Iterator[tuple[str, str]]:
     yield from metrics_problems(settings.metrics)
     budget = budget_problems(settings.training.budget)
     yield from ((f"training.budget.{key}", reason) for key, reason in budget)
+    yield from device_problems(settings.device, settings.firmware_sources)
     for at, label in enumerate(settings.labels.channel):
         if label.event and label.event not in {each.name for each in settings.channels}:
             yield f"labels.channel[{at}].event", f"{label.event!r} is not one of the channels"

@@ -18,6 +18,8 @@ from agent.budget import Budget
 from agent.config import AgentSettings, Identity
 from agent.connection import SOFTWARE, Connection
 from agent.delivery import Schedule
+from agent.devices import source_of
+from agent.devices.task import DeviceTask
 from agent.health import Board, Progress, serve_health
 from agent.history import History
 from agent.labels import Labels
@@ -144,6 +146,7 @@ class Parts:
         )
         self.counter = Counter(self.outbox.next_session())
         self.learner = self._new_learner()
+        self.devices = self._new_devices()
         self.score_out = Restartable(self._run_outputs)
         self.tell_health = Restartable(lambda: serve_health(self.board, self.settings.metrics))
 
@@ -189,6 +192,24 @@ class Parts:
             progress=self.progress,
             budget=self.budget,
         )
+
+    def _new_devices(self) -> list[DeviceTask]:
+        """Microcontrollers that run what is served; a checked file has a source for each."""
+        settings, history = self.settings, self.history
+        found = [(each, source_of(each, settings.firmware_sources)) for each in settings.device]
+        return [
+            DeviceTask(
+                table,
+                source,
+                str(self.config.parent / table.socket),
+                self.adoption,
+                self.personal.serving,
+                lambda stretches: history.read(held_out=False, in_stretches=stretches),
+                self.state,
+            )
+            for table, source in found
+            if source is not None
+        ]
 
     def _new_outputs(self) -> Outputs:
         settings, site = self.settings, self.identity.credential.site

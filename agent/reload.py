@@ -86,6 +86,10 @@ def applied(running: AgentSettings, wanted: AgentSettings, changes: Changes) -> 
 def _differences(running: AgentSettings, wanted: AgentSettings) -> Iterator[str]:
     for table in AgentSettings.__struct_fields__:
         before, after = getattr(running, table), getattr(wanted, table)
+        if isinstance(before, tuple):  # tables of their own, [[device]]
+            if before != after:
+                yield table
+            continue
         for name in before.__struct_fields__:
             if getattr(before, name) != getattr(after, name):
                 yield f"{table}.{name}"

@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from agent.budget import BudgetReport
+from agent.devices import DeviceReport
 from agent.samples import StoreCounters
 from agent.sensors.source import SourceReport
 from agent.serve.inbox import OutputReport
@@ -78,6 +79,8 @@ class Status(msgspec.Struct, kw_only=True):
     scored: int = 0
     alarms: int = 0
     score: float | None = None
+    devices: list[DeviceReport] = []
+    """Microcontrollers that run, or are to run, what is served."""
     certificate: str = ""
     """Of the agent for the broker: how long it lasts."""
     certificate_ends: float | None = None

@@ -92,6 +92,7 @@ class Telling:
             status.serve_version = adopted.head.serve.version
             status.serving = str(parts.personal.serving(adopted).kind)
         status.personal = parts.personal.state
+        status.devices = [device.report for device in parts.devices]
         status.budget = parts.budget.report()
         parts.connection.renewal.tell(datetime.now(UTC), time.monotonic())
         parts.outputs.health(health(status))

@@ -143,13 +143,16 @@ async def _witness(model: bytes, stored: NDArray[np.int8], python: str) -> bytes
     Raises:
       RefusedError: it refuses the model, or ends over it.
     """
-    process = await asyncio.create_subprocess_exec(
-        python,
-        str(Path(tflm.__file__)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            python,
+            str(Path(tflm.__file__)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except OSError as error:
+        raise RefusedError(f"the gate's process did not start: {error.strerror}") from None
     try:
         async with asyncio.timeout(_WITNESS_S):
             given = struct.pack("<II", len(stored), len(model)) + model + stored.tobytes()

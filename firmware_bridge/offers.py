@@ -10,13 +10,14 @@ import logging
 import sys
 from collections.abc import Callable
 
-from firmware_bridge.devices import Devices
+from firmware_bridge.devices import Devices, Known
 from firmware_bridge.gate import Limits, Passed, RefusedError, judge
 from wire.bridge import Deploy, FromBridge, Judgment, Offer
 from wire.errors import one_line
 
 logger = logging.getLogger(__name__)
 
+_UNSEEN_S = 1.0
 _MOST_REASON = 900
 """Characters; a message has room for 1000."""
 
@@ -54,7 +55,12 @@ class Offers:
             self._news.clear()
             while self._waiting:
                 offer = self._waiting.pop(next(iter(self._waiting)))
-                await self._judge(offer)
+                if not self._is_unseen(offer.device):
+                    await self._judge(offer)
+                    continue
+                # Not refused, which would be for good: a device is seen when it was connected.
+                self._waiting.setdefault(offer.device, offer)
+                await asyncio.sleep(_UNSEEN_S)
 
     async def _judge(self, offer: Offer) -> None:
         name = one_line(offer.device)
@@ -74,18 +80,23 @@ class Offers:
             self._tell(answer)
         self._wake()
 
+    def _known(self, name: str) -> Known | None:
+        return next((each for each in self._devices if each.table.name == name), None)
+
+    def _is_unseen(self, name: str) -> bool:
+        known = self._known(name)
+        return known is not None and known.device.known is None
+
     def _limits(self, name: str) -> Limits:
         """What a device has.
 
         Raises:
           RefusedError: it takes no models, or is not there.
         """
-        known = next((each for each in self._devices if each.table.name == name), None)
-        if known is None:
-            raise RefusedError("there is no device of this name")
-        seen = known.device.known
+        known = self._known(name)
+        seen = None if known is None else known.device.known
         if seen is None:
-            raise RefusedError("the device was not seen yet; offer it again when it is connected")
+            raise RefusedError("there is no device of this name")
         if not seen.has_slots:
             raise RefusedError("this device takes no models")
         return Limits(seen.slot_bytes, seen.arena_bytes, seen.ops)

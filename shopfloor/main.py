@@ -1,6 +1,7 @@
 """`journeyman`: the umbrella command, and the one program that sees all others.
 
 journeyman demo                three factories learn together on this computer
+journeyman demo --mcu          a model of the federation reaches an emulated microcontroller
 journeyman simulate            a coordinator's settings tried on thousands of simulated agents
 journeyman keys ...            root, charter, agents' keys and credentials, the CA
 journeyman enrolment ...       admit gateways with one-time tokens
@@ -96,6 +97,11 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     demo.add_argument(
         "--kills", type=int, default=0, help="kill -9 coordinator and agents so often"
     )
+    demo.add_argument(
+        "--mcu",
+        action="store_true",
+        help="instead: a model reaches an emulated Cortex-M3 (takes --out and --seed)",
+    )
     demo.set_defaults(command=_demo)
 
 
@@ -113,7 +119,30 @@ def _share(text: str) -> float:
     return value
 
 
+def _mcu_demo(options: argparse.Namespace) -> int:
+    from shopfloor.emulated_board import BoardError  # noqa: PLC0415
+    from shopfloor.mcu.plant import lay_out  # noqa: PLC0415
+    from shopfloor.mcu.report import verdict, write_report  # noqa: PLC0415
+    from shopfloor.mcu.run import run_mcu_demo  # noqa: PLC0415
+    from shopfloor.processes import ChildError  # noqa: PLC0415
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    out = options.out or Path(tempfile.mkdtemp(prefix="journeyman-demo-"))
+    try:
+        plant = lay_out(out / time.strftime("run-%Y%m%d-%H%M%S"), options.seed)
+        record = asyncio.run(run_mcu_demo(plant))
+        write_report(record, out / "report.html")
+    except (BoardError, ChildError, OSError) as error:
+        print(f"journeyman demo --mcu: {error}", file=sys.stderr)
+        return 1
+    print(verdict(record))
+    print(f"Report: {out / 'report.html'}")
+    return 1 if record.problem else 0
+
+
 def _demo(options: argparse.Namespace) -> int:
+    if options.mcu:
+        return _mcu_demo(options)
     from shopfloor.demo import run_demo  # noqa: PLC0415  matplotlib and asyncua take a second
     from shopfloor.milling import TableError  # noqa: PLC0415
     from shopfloor.plant import STREAM_SHARE, Options, lay_out  # noqa: PLC0415

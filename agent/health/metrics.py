@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from agent.budget import BudgetReport
+from agent.devices import DeviceReport
 from agent.samples import StoreCounters
 from agent.serve.score import OK
 from agent.signals.quality import ChannelQuality
@@ -44,6 +45,8 @@ def status_lines(status: Status, software: str) -> Iterator[str]:
     if status.budget is not None:
         yield from _budget(status.budget)
     yield from _scores(status)
+    if status.devices:
+        yield from _devices(status.devices)
 
 
 def channel_lines(channels: Sequence[ChannelQuality], most: int) -> Iterator[str]:
@@ -209,3 +212,25 @@ def _scores(status: Status) -> Iterator[str]:
     problems = [(label, len(each.problems)) for label, each in zip(labels, outputs, strict=True)]
     text = "Nodes and other things of the output that are not well."
     yield from _family("output_problems", "gauge", text, problems)
+
+
+def _devices(devices: Sequence[DeviceReport]) -> Iterator[str]:
+    """Microcontrollers with a model; how far apart scores are is told in bounds, not in values."""
+    shown = devices[:_MOST_SOURCES]
+    labels = [{"device": name} for name in distinct(device.name for device in shown)]
+    pairs = list(zip(labels, shown, strict=True))
+    confirmed = [(label, float(each.stage == "confirmed")) for label, each in pairs]
+    text = "1 while the device runs a confirmed model of this agent."
+    yield from _family("device_confirmed", "gauge", text, confirmed)
+    compared = [(label, each.compared) for label, each in pairs]
+    text = "Scores of the device's model that were compared."
+    yield from _family("device_compared_scores_total", "counter", text, compared)
+    differing = [(label, each.rows - each.bits_equal) for label, each in pairs]
+    text = "Newest compared scores that differ from the int8 reference."
+    yield from _family("device_differing_scores", "gauge", text, differing)
+    shares = [(label, each.largest / each.bound) for label, each in pairs if each.bound]
+    text = "Largest difference from the float model among the newest scores, over its bound."
+    yield from _family("device_difference_ratio", "gauge", text, shares)
+    rejected = [(label, each.rejections) for label, each in pairs]
+    text = "Models that were refused or taken back."
+    yield from _family("device_rejections_total", "counter", text, rejected)
