@@ -131,6 +131,8 @@ def _merged(held: dict[str, Any], keys: dict[str, Any]) -> dict[str, Any]:
     both = dict(held)
     for key, value in keys.items():
         inner = both.get(key)
-        is_table = isinstance(inner, dict) and isinstance(value, dict)
-        both[key] = _merged(inner, value) if is_table else value
+        if isinstance(inner, dict) and isinstance(value, dict):
+            both[key] = _merged(inner, value)
+        else:
+            both[key] = value
     return both

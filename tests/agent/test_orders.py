@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import AgentSettings, read_agent_settings
+from agent.config import AgentSettings, OrderKind, read_agent_settings
 from agent.orders import Operator, Orders
 from agent.remote import CONFIGURABLE, RemoteTables, Which, overlaid
 from tests.agent.federation import Federation, agent_toml
 from wire.errors import SettingsError
-from wire.messages import Command, Outcome
+from wire.messages import Command, OrderName, Outcome
 
-ALL = ("pause", "train", "configure")
+ALL: tuple[OrderKind, ...] = ("pause", "train", "configure")
 TABLES = "[training]\npause_s = 77.0\n"
 
 
@@ -70,13 +70,15 @@ def site(tmp_path: Path, settings: AgentSettings) -> Site:
 
 
 def test_an_order_is_done_once_and_remembered_through_a_restart(site: Site) -> None:
-    site.orders.take(Command(name="pause", number=4))
-    assert site.operator.paused
-    site.orders.take(Command(name="resume", number=5))
-    site.orders.take(Command(name="pause", number=4))
-    assert not site.operator.paused
+    def paused_after(name: OrderName, number: int) -> bool:
+        site.orders.take(Command(name=name, number=number))
+        return site.operator.paused
+
+    assert paused_after("pause", 4)
+    assert not paused_after("resume", 5)
+    assert not paused_after("pause", 4)
     assert site.orders.outcome == Outcome(number=5)
-    site.orders.take(Command(name="pause", number=6))
+    assert paused_after("pause", 6)
     site.start()
     assert site.operator.paused
     assert site.orders.outcome == Outcome(number=6)
