@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-TARGETS = ("deb12-amd64", "deb12-arm64", "deb13-amd64", "deb13-arm64")
+from tests.packaging.built import package_of, targets
+
 PYTHONS = {"deb12": "3.11", "deb13": "3.13"}
 MACHINES = {"amd64": 0x3E, "arm64": 0xB7}
 """e_machine of the ELF header."""
@@ -26,7 +27,11 @@ ROOTS = (
 )
 CONFFILES = {
     *("/etc/journeyman/README", "/etc/journeyman/agent.toml.example"),
-    "/etc/journeyman/coordinator.toml.example",
+    *("/etc/journeyman/coordinator.toml.example", "/etc/journeyman/bridge.toml.example"),
+}
+PROGRAMS = {
+    *("journeyman", "journeyman-agent", "journeyman-coordinator", "journeyman-helper"),
+    "journeyman-bridge",
 }
 pytestmark = pytest.mark.timeout(600)
 
@@ -58,17 +63,14 @@ class Package:
         return (self.root / path).read_text()
 
 
-@pytest.fixture(scope="session", params=TARGETS)
+@pytest.fixture(scope="session", params=targets())
 def package(
     request: pytest.FixtureRequest, repository: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Package:
-    release, architecture = request.param.split("-")
-    found = list((repository / "dist").glob(f"journeyman_*+{release}_{architecture}.deb"))
-    if len(found) != 1:
-        pytest.fail(f"one package in dist/ wanted: make deb DEB={request.param}", pytrace=False)
+    file = package_of(repository, request.param)
     root = tmp_path_factory.mktemp("package") / "root"
-    subprocess.run(["dpkg-deb", "--raw-extract", str(found[0]), str(root)], check=True)
-    return Package(found[0], root, request.param)
+    subprocess.run(["dpkg-deb", "--raw-extract", str(file), str(root)], check=True)
+    return Package(file, root, request.param)
 
 
 def test_every_file_lies_where_packages_may_put_files(package: Package) -> None:
@@ -104,12 +106,11 @@ def test_only_examples_are_conffiles_and_nothing_in_etc_starts_anything(package:
 def test_programs_run_by_the_package_s_python_and_that_one_by_debian_s(package: Package) -> None:
     bin_ = package.root / "opt/journeyman/bin"
     scripts = [path for path in bin_.iterdir() if not path.is_symlink()]
-    assert {"journeyman", "journeyman-agent", "journeyman-coordinator"} <= {
-        path.name for path in scripts
-    }
+    assert {path.name for path in scripts} == PROGRAMS
     assert {path.read_text().split("\n")[0] for path in scripts} == {"#!/opt/journeyman/bin/python"}
     assert (bin_ / "python").readlink() == Path(f"/usr/bin/python{package.python}")
     assert f"version = {package.python}" in package.text("opt/journeyman/pyvenv.cfg")
+    assert {path.name for path in (package.root / "usr/bin").iterdir()} == PROGRAMS
     for path in (package.root / "usr/bin").iterdir():
         assert path.readlink() == Path(f"/opt/journeyman/bin/{path.name}")
         assert (bin_ / path.name).is_file()
@@ -207,6 +208,15 @@ def test_the_control_file_says_what_it_needs_and_what_it_takes(package: Package)
         assert path.stat().st_mode & 0o777 == 0o755
         assert not re.search(r"@[A-Za-z]+@", path.read_text()), script
         subprocess.run(["sh", "-n", str(path)], check=True)
+
+
+def test_purging_knows_every_user_and_group_that_installing_makes(package: Package) -> None:
+    made = package.text("usr/lib/sysusers.d/journeyman.conf")
+    purged = package.text("DEBIAN/postrm")
+    for kind, name in (("u", "USERS"), ("g", "OTHER_GROUPS")):
+        wanted = re.findall(rf"^{kind} (\S+)", made, re.MULTILINE)
+        assert wanted
+        assert re.findall(rf'^{name}="(.*)"$', purged, re.MULTILINE) == [" ".join(wanted)]
 
 
 def test_the_same_sources_give_the_same_bytes(repository: Path, tmp_path: Path) -> None:

@@ -32,8 +32,12 @@ from agent.learning.train import train
 from wire import deltas, tensors
 
 PROGRAMS = ("wire", "agent", "coordinator", "firmware_bridge")
-SEPARATE = {"agent.learning.litert"}
-"""Needs an extra of its own (tflite), which packages leave out."""
+SEPARATE = {
+    "agent.learning.litert",  # the extra tflite
+    *("firmware_bridge.firmware_actions", "firmware_bridge.firmware_update"),  # firmware
+    "firmware_bridge.smp_device",
+}
+"""Need extras of their own, which packages leave out."""
 NOT_ON_32_BIT = {"onnxruntime", "starlette", "uvicorn"}
 """What needs these is not counted; in packages they are there, and the count says so."""
 ROWS = 24

@@ -20,6 +20,8 @@ CALLS = {
     },
 }
 
+VALUES = {"USERS": "nobody-here", "GROUPS": "none-here", "COMPILE": "no", "ROOM": "1"}
+
 
 @pytest.fixture
 def scripts(repository: Path, tmp_path: Path) -> Path:
@@ -32,7 +34,7 @@ def scripts(repository: Path, tmp_path: Path) -> Path:
         whole = body.replace("# @common@\n", common)
         assert whole.startswith("#!/bin/sh\n"), name
         assert "\nset -eu\n" in whole, name
-        for key, value in (("USERS", "nobody-here"), ("COMPILE", "no"), ("ROOM", "1")):
+        for key, value in VALUES.items():
             whole = whole.replace(f"@{key}@", value)
         assert "@" not in re.sub(r"\$@|\$\{?@", "", re.sub(r"#.*", "", whole)), name
         (tmp_path / name).write_text(whole)
