@@ -83,6 +83,7 @@ def test_removing_keeps_identity_and_updates_and_purging_does_not(
     left = gateway.run(
         "find /etc /var/lib /opt /usr /run -xdev -iname '*journeyman*'"
         " -not -path '/etc/mosquitto/*' -not -path '/var/lib/dpkg/*'"
+        " -not -path '/opt/milling/*'"
     )
     assert left == ""
 
