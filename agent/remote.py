@@ -9,6 +9,7 @@ Invariant: both files were checked before they were written, and are replaced wh
 """
 
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,10 +81,15 @@ class RemoteTables:
         sync_directory(self._in_force.parent)
 
     def end(self) -> None:
-        """Go back: nothing is on trial any more."""
-        if self._on_trial.exists():  # looked first: a disk that can only be read has none
-            self._on_trial.unlink()
-            sync_directory(self._on_trial.parent)
+        """Go back: nothing is on trial any more.
+
+        On a disk that can only be read the file stays, and counts for nothing: only `over` with
+        "on trial" reads it, and `begin` replaces it.
+        """
+        if self._on_trial.exists():
+            with suppress(OSError):
+                self._on_trial.unlink()
+                sync_directory(self._on_trial.parent)
 
 
 def overlaid(settings: AgentSettings, tables: str, file: str) -> AgentSettings:
