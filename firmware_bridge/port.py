@@ -11,7 +11,6 @@ Bytes are taken when they arrive, with the time.  What does not go out stays her
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import os
 import termios
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Final
 
 import serial
+
+from wire.serial_ports import close_line, opening_advice
 
 _READ_BYTES: Final = 4096
 _READS_AT_ONCE: Final = 16
@@ -125,7 +126,7 @@ class Port:
         if not self._is_gone:
             self._is_gone = True
             asyncio.get_running_loop().remove_reader(self._fd)
-        _close(self._line)
+        close_line(self._line)
 
 
 async def open_port(path: str, baudrate: int, take: Take, lost: Lost) -> Port:
@@ -144,14 +145,14 @@ async def open_port(path: str, baudrate: int, take: Take, lost: Lost) -> Port:
         opening.add_done_callback(_forget)
         raise
     except (OSError, ValueError, termios.error) as error:
-        raise PortError(_advice(path, error)) from None
+        raise PortError(opening_advice(path, error)) from None
     return Port(line, take, lost)
 
 
 def _forget(opening: "Future[serial.Serial]") -> None:
     """Close a port that nobody waits for any more."""
     if opening.exception() is None:
-        _close(opening.result())
+        close_line(opening.result())
 
 
 def _open(path: str, baudrate: int) -> serial.Serial:
@@ -170,27 +171,3 @@ def _open(path: str, baudrate: int) -> serial.Serial:
     with contextlib.suppress(OSError, ValueError):
         line.set_low_latency_mode(True)
     return line
-
-
-def _close(line: serial.Serial) -> None:
-    with contextlib.suppress(OSError, termios.error):
-        termios.tcflush(line.fileno(), termios.TCOFLUSH)
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(line.fileno(), termios.TIOCNXCL)
-    with contextlib.suppress(OSError):
-        line.close()
-
-
-def _advice(path: str, error: Exception) -> str:
-    """What is wrong with opening, and what to do."""
-    number = getattr(error, "errno", None)
-    words = {
-        errno.ENOENT: "there is no such device; is it plugged in? `ls /dev/serial/by-id`",
-        errno.ENXIO: "there is no device behind it",
-        errno.EACCES: "permission denied; add this user to the group that owns it (dialout)",
-        errno.EPERM: "permission denied; add this user to the group that owns it (dialout)",
-        errno.EBUSY: "another program uses it; `fuser -v` shows which",
-        errno.EAGAIN: "another program uses it; `fuser -v` shows which",
-        errno.ENOTTY: "it is not a serial port",
-    }
-    return f"{path}: {words.get(number or 0, str(error))}"

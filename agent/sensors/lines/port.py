@@ -10,7 +10,6 @@ Writes only the request that the configuration holds.
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import os
 import termios
@@ -24,6 +23,7 @@ from pathlib import Path
 import serial
 
 from agent.sensors.lines.settings import PortSettings
+from wire.serial_ports import close_line, opening_advice
 
 MAX_WAITING_BYTES = 1 << 20
 """Of bytes read and not yet taken: 90 s at 115,200 baud."""
@@ -183,7 +183,7 @@ async def open_port(settings: PortSettings, clock: Callable[[], int]) -> Port:
         opening.add_done_callback(_forget)
         raise
     except (OSError, ValueError, termios.error) as error:
-        raise PortError(_advice(settings, error)) from None
+        raise PortError(opening_advice(settings.device, error)) from None
     return Port(line, clock)
 
 
@@ -229,29 +229,3 @@ def _set_input_checks(fd: int, *, has_parity: bool) -> None:
     if has_parity:
         attributes[0] |= termios.INPCK
     termios.tcsetattr(fd, termios.TCSANOW, attributes)
-
-
-def close_line(line: serial.Serial) -> None:
-    """Close it without waiting for output that the device does not take."""
-    with contextlib.suppress(OSError, termios.error):
-        termios.tcflush(line.fileno(), termios.TCOFLUSH)
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(line.fileno(), termios.TIOCNXCL)
-    with contextlib.suppress(OSError):
-        line.close()
-
-
-def _advice(settings: PortSettings, error: Exception) -> str:
-    """What is wrong with opening, and what to do."""
-    number = getattr(error, "errno", None)
-    words = {
-        errno.ENOENT: "there is no such device; is it plugged in? `ls /dev/serial/by-id`",
-        errno.ENXIO: "there is no device behind it",
-        errno.EACCES: "permission denied; add this user to the group that owns it (dialout)",
-        errno.EPERM: "permission denied; add this user to the group that owns it (dialout)",
-        errno.EBUSY: "another program uses it; `fuser -v` shows which",
-        errno.EAGAIN: "another program uses it; `fuser -v` shows which",
-        errno.ENOTTY: "it is not a serial port",
-    }
-    reason = words.get(number or 0, str(error))
-    return f"{settings.device}: {reason}"
