@@ -17,9 +17,9 @@ Kind = Literal["counter", "gauge"]
 
 def family(name: str, kind: Kind, text: str, samples: Iterable[Sample]) -> Iterator[str]:
     """Lines of one family; none at all where it has no sample."""
-    lines = [_line(name, labels, value) for labels, value in samples]
+    lines = [line(name, labels, value) for labels, value in samples]
     if lines:
-        yield f"# HELP {name} {_escaped(text)}"
+        yield f"# HELP {name} {escaped(text)}"
         yield f"# TYPE {name} {kind}"
         yield from lines
 
@@ -37,17 +37,19 @@ def distinct(names: Iterable[str]) -> list[str]:
     return list(given)
 
 
-def _line(name: str, labels: Mapping[str, str], value: float) -> str:
+def line(name: str, labels: Mapping[str, str], value: float) -> str:
+    """One sample."""
     inside = ",".join(f'{key}="{_quoted(text)}"' for key, text in labels.items())
     return f"{name}{{{inside}}} {_number(value)}" if inside else f"{name} {_number(value)}"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """A help text as the format wants it."""
     return text.replace("\\", "\\\\").replace("\n", "\\n")
 
 
 def _quoted(text: str) -> str:
-    return _escaped(text).replace('"', '\\"')
+    return escaped(text).replace('"', '\\"')
 
 
 def _number(value: float) -> str:

@@ -1,4 +1,4 @@
-"""`/metrics`: a view in Prometheus' text format 0.0.4, written by hand.
+"""`/metrics`: a view in Prometheus' text format 0.0.4.
 
 Format: prometheus.io/docs/instrumenting/exposition_formats.  A name ends in `_total` if and only if
 the figure can not fall, so that `rate()` is right; what comes of a table that shrinks is a gauge.
@@ -10,8 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from coordinator.view import View
+from wire.exposition import CONTENT_TYPE, escaped, line
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+__all__ = ["CONTENT_TYPE", "metrics_text"]
+
 _STALENESS: Final = (0, 1, 2, 3, 5, 8, 13, 20, 50, 100)
 """Upper bounds of the histogram's buckets, in versions; a staleness cap is 20 by default."""
 _TERMINAL: Final = ("folded", "refused", "void", "dropped")
@@ -34,25 +36,14 @@ def metrics_text(view: View) -> str:
 
 
 def _family(name: str, kind: str, text: str, samples: Iterable[Sample]) -> Iterator[str]:
-    yield f"# HELP journeyman_{name} {_escaped(text, quote=False)}"
+    yield f"# HELP journeyman_{name} {escaped(text)}"
     yield f"# TYPE journeyman_{name} {kind}"
     for labels, value in samples:
         yield _line(name, labels, value)
 
 
 def _line(name: str, labels: Labels, value: float) -> str:
-    inside = ",".join(f'{key}="{_escaped(text, quote=True)}"' for key, text in labels.items())
-    braces = f"{{{inside}}}" if inside else ""
-    return f"journeyman_{name}{braces} {_value(value)}"
-
-
-def _escaped(text: str, *, quote: bool) -> str:
-    escaped = text.replace("\\", "\\\\").replace("\n", "\\n")
-    return escaped.replace('"', '\\"') if quote else escaped
-
-
-def _value(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() and abs(value) < 1 << 53 else repr(value)
+    return line(f"journeyman_{name}", labels, value)
 
 
 def _one(name: str, kind: str, text: str, value: float | None) -> Iterator[str]:
