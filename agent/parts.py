@@ -110,7 +110,7 @@ class Parts:
         )
         self.made = asyncio.Event()
         self.status = _first_status(identity)
-        self.context = context = SourceContext(config.parent, state, identity.agent)
+        self.context = SourceContext(config.parent, state, identity.agent)
         self.outputs = self._new_outputs()
         self.scoring = Scoring(
             self.adoption,
@@ -120,30 +120,8 @@ class Parts:
             self._give_scores,
         )
         self.cutter = RowCutter(cutting)
-        self.acquisition = Acquisition(
-            settings.sources,
-            context,
-            self.cutter,
-            SampleStore(state / "samples", names, settings.store),
-            Quality(names, _clocks(settings)),
-            self.status,
-            self.progress,
-        )
-        self.connection = Connection(
-            settings.broker,
-            identity,
-            self.outbox,
-            Reporting(self.adoption, self.history, self.personal),
-            self.turn,
-            self.adoption,
-            self.orders,
-            self.status,
-            Schedule(self.outbox.open_updates(), random.Random()),  # noqa: S311  jitter only
-            self.made,
-            Renewal(identity, parse_public_key(settings.trust.root), state, self.status),
-            self.progress,
-            settings.outbox.chunk_bytes,
-        )
+        self.acquisition = self._new_acquisition()
+        self.connection = self._new_connection()
         self.counter = Counter(self.outbox.next_session())
         self.learner = self._new_learner()
         self.devices = self._new_devices()
@@ -172,6 +150,36 @@ class Parts:
             self.tell_health.restart()
         if now.broker != before.broker:
             self.connection.use(now.broker)
+
+    def _new_acquisition(self) -> Acquisition:
+        settings = self.settings
+        return Acquisition(
+            settings.sources,
+            self.context,
+            self.cutter,
+            SampleStore(self.state / "samples", self.names, settings.store),
+            Quality(self.names, _clocks(settings)),
+            self.status,
+            self.progress,
+        )
+
+    def _new_connection(self) -> Connection:
+        settings, root = self.settings, parse_public_key(self.settings.trust.root)
+        return Connection(
+            settings.broker,
+            self.identity,
+            self.outbox,
+            Reporting(self.adoption, self.history, self.personal),
+            self.turn,
+            self.adoption,
+            self.orders,
+            self.status,
+            Schedule(self.outbox.open_updates(), random.Random()),  # noqa: S311  jitter only
+            self.made,
+            Renewal(self.identity, root, self.state, self.status),
+            self.progress,
+            settings.outbox.chunk_bytes,
+        )
 
     def _new_learner(self) -> Learner:
         settings = self.settings
