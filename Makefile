@@ -66,7 +66,7 @@ check: $(STAMP)  ## style, types and import contracts; changes nothing
 
 test: $(STAMP)  ## all tests, two at a time; installs what they need (says what; apt needs root) or skips, counted
 	@tests/install.sh $(VENV)/bin/python
-	@$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@tests/suite.sh $(VENV)/bin/python $(ARGS)
 
 demo: $(STAMP)  ## three factories learn together while their links fail
 	@$(VENV)/bin/journeyman demo $(ARGS)

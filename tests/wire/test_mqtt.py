@@ -322,10 +322,10 @@ def test_a_slow_link_is_not_given_up_while_bytes_still_leave(start_broker: Start
         slow_port = int(free.getsockname()[1])
 
     async def scenario() -> bytes:
-        slow = FlakyLink(links.Link("slow", slow_port, port), rate_bytes_s=1_000_000)
+        slow = FlakyLink(links.Link("slow", slow_port, port), rate_bytes_s=500_000)
         async with slow, connect(settings(port), "reader") as reader:
             await reader.subscribe(["a"])
-            async with connect(settings(slow_port, ack_timeout_s=1.0), "writer") as writer:
+            async with connect(settings(slow_port, ack_timeout_s=4.0), "writer") as writer:
                 await writer.publish("a", bytes(3_000_000))
             return (await taken(reader, 1))[0].payload
 
