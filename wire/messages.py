@@ -27,6 +27,14 @@ MAX_REVOKED = 4096
 """Agents whose credentials were revoked; one entry each, however often."""
 NOVELTY_BINS = 64
 """Numbers of the noised histogram by which a site shows how its data differs."""
+HELPERS = 3
+"""Of secure aggregation; any two suffice (`wire/SECURE.md`)."""
+BOX_BYTES = 80
+"""Two seeds of 32 bytes and the tag of ChaCha20-Poly1305."""
+MAX_MEMBERS = 10_000
+"""Of one manifest: 0.5 MB."""
+RENYI_ORDERS = 32
+"""Orders at which a ledger adds up what sampled releases cost (`agent/privacy`)."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 Positive = Annotated[int, msgspec.Meta(ge=1, lt=1 << 53)]
@@ -57,6 +65,33 @@ class HelperKeys(Message, frozen=True, kw_only=True):
     sealing: PublicKey
 
 
+Protection = Literal["none", "masked", "encrypted"]
+"""Of what leaves a site, on its way into a sum: masks of secure aggregation, or BFV."""
+PrivacyUnit = Literal["none", "record", "update"]
+"""Whose presence differential privacy hides: one row's, or all rows' behind one update."""
+
+
+class Safeguards(Message, frozen=True, kw_only=True):
+    """The least that every policy of a federation must give; a head below it is refused."""
+
+    protection: Protection = "none"
+    privacy: PrivacyUnit = "none"
+    noise_multiplier: Annotated[float, msgspec.Meta(ge=0.0, le=1000.0)] = 0.0
+
+
+class Recipient(Message, frozen=True, kw_only=True):
+    """Who may decrypt sums under homomorphic encryption, and with which key.
+
+    Attributes:
+      signing: signs the decrypted sums.
+      context: SHA-256 of its public BFV context, which agents encrypt with.
+    """
+
+    name: Name
+    signing: PublicKey
+    context: Digest
+
+
 class Charter(Message, frozen=True, kw_only=True):
     """Who may do what in a federation, signed by its offline root.
 
@@ -67,6 +102,11 @@ class Charter(Message, frozen=True, kw_only=True):
       author_keys: sign model bundles.
       k_min: least number of distinct sites behind any published sum.
       agreement: SHA-256 of the consortium's agreement text.
+      coordinator_sealing_key: X25519; what only the coordinator may read is sealed to it.
+      sites: the only ones that count for `k_min`; none: all that the enrolment authority admits.
+      least: what every policy must give.
+      recipient: of homomorphic encryption, where that is used.
+      recovery: grows when the coordinator was set up again from an old backup; see `Head.recovery`.
     """
 
     federation: Name
@@ -77,6 +117,11 @@ class Charter(Message, frozen=True, kw_only=True):
     helpers: Annotated[tuple[HelperKeys, ...], msgspec.Meta(max_length=3)] = ()
     k_min: Positive = 1
     agreement: Digest = bytes(32)
+    coordinator_sealing_key: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
+    sites: Annotated[tuple[Name, ...], msgspec.Meta(max_length=512)] = ()
+    least: Safeguards = Safeguards()
+    recipient: Recipient | None = None
+    recovery: Annotated[int, msgspec.Meta(ge=0, lt=1 << 15)] = 0
 
 
 class Credential(Message, frozen=True, kw_only=True):
@@ -223,9 +268,18 @@ class Policy(Message, frozen=True, kw_only=True):
       admission: `open`: whoever is ready trains.  `granted`: an agent asks, and trains when told.
       offline_training: whether an agent without a link may train all the same, ungranted too.
       weight_cap: an update weighs min(training rows, weight_cap).
+      weight_unit: rows that make one unit of weight; above 1 for small rings.
       updates_per_version: updates one agent may make from one base version.
       staleness_cap: versions beyond which the weight decays to `staleness_floor`.
       staleness_floor: least weight of a stale update.
+      protection: `masked`: helpers open sums only (`wire/SECURE.md`); `encrypted`: BFV.
+      ring: bits of a masked integer.
+      privacy: `record`: examples are clipped one by one and steps noised; `update`: the clipped
+        delta is noised.
+      noise_multiplier: standard deviation of the noise over the clipping norm.
+      example_clip: L2 bound of one example's gradient under `record`.
+      noise_sites: under `update` and masks, honest sites in each sum that share the noise; each
+        adds its part, and the claim holds only if so many do.
     """
 
     epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 2
@@ -242,11 +296,30 @@ class Policy(Message, frozen=True, kw_only=True):
     kept_share: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1.0
     calibration: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.0
     weight_cap: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 10_000
+    weight_unit: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 1
     updates_per_version: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
     staleness_cap: Count = 20
     staleness_floor: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
     admission: Literal["open", "granted"] = "open"
     offline_training: bool = True
+    protection: Protection = "none"
+    ring: Literal[16, 32] = 32
+    privacy: PrivacyUnit = "none"
+    noise_multiplier: Annotated[float, msgspec.Meta(ge=0.0, le=1000.0)] = 0.0
+    example_clip: Annotated[float, msgspec.Meta(gt=0.0, le=1e6)] = 1.0
+    noise_sites: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
+
+
+class TreeHead(Message, frozen=True, kw_only=True):
+    """State of the coordinator's audit log: a Merkle tree (RFC 6962, section 2.1).
+
+    Attributes:
+      size: entries.
+      root: Merkle Tree Hash over them.
+    """
+
+    size: Count
+    root: Digest
 
 
 class Head(Message, frozen=True, kw_only=True):
@@ -262,6 +335,9 @@ class Head(Message, frozen=True, kw_only=True):
         standardised by them; None until enough sites have reported theirs.
       deltas: shorter ways from older contents to the ones named here; an agent may ignore them.
       training: `open`, or `closed`: deliver what you have, train nothing new.
+      recovery: the charter's; heads are ordered by (recovery, sequence), so that a coordinator that
+        lost its newest decisions can be followed again, and only when the root says so.
+      log: the audit log as it was before this head was recorded in it.
     """
 
     sequence: Positive
@@ -274,6 +350,8 @@ class Head(Message, frozen=True, kw_only=True):
     deltas: Annotated[tuple[Delta, ...], msgspec.Meta(max_length=MAX_DELTAS)] = ()
     policy: Policy
     training: Literal["open", "closed"] = "open"
+    recovery: Count = 0
+    log: TreeHead | None = None
 
 
 class Errors(Message, frozen=True, kw_only=True):
@@ -349,6 +427,70 @@ class Statistics(Message, frozen=True, kw_only=True):
     squares: Annotated[tuple[Sum, ...], msgspec.Meta(min_length=1, max_length=MAX_COLUMNS)]
 
 
+Box = Annotated[bytes, msgspec.Meta(min_length=BOX_BYTES, max_length=BOX_BYTES)]
+
+
+class Masked(Message, frozen=True, kw_only=True):
+    """How a vector of integers is masked, and what the helpers need (`wire/SECURE.md`).
+
+    Attributes:
+      ring: bits of an integer on the wire; sums are modulo 2**ring.
+      ephemeral: X25519 public key, made for this one report.
+      commitments: SHA-256 of each of the three seeds.
+      boxes: for each helper, in the charter's order, the two seeds that are not its own number's.
+    """
+
+    ring: Literal[16, 32, 64]
+    ephemeral: PublicKey
+    commitments: tuple[Digest, Digest, Digest]
+    boxes: tuple[Box, Box, Box]
+
+
+class Spent(Message, frozen=True, kw_only=True):
+    """What a site's releases have cost so far, all together; it only grows.
+
+    Attributes:
+      gaussian: sum of 1 / noise_multiplier^2 over releases without sampling (mu^2 of Gaussian
+        differential privacy: Dong, Roth and Su, arXiv:1905.02383, corollary 3.3).
+      sampled: Renyi divergences of sampled releases, added up order by order.
+      releases: how many.
+    """
+
+    gaussian: NonNegative = 0.0
+    sampled: Annotated[tuple[NonNegative, ...], msgspec.Meta(max_length=RENYI_ORDERS)] = ()
+    releases: Count = 0
+
+
+Purpose = Literal["update", "evaluation", "statistics"]
+
+
+class FiguresHeader(Message, frozen=True, kw_only=True):
+    """Announces masked sums over a site's own rows; signed by the agent.
+
+    Its id is (federation, agent, purpose, subject): a sum takes it once, for ever.
+
+    Attributes:
+      purpose: what is summed.
+      subject: SHA-256 of what it is about: the weights judged, in order, or the bundle.
+      count: integers in the vector.
+      digest: SHA-256 of the vector's bytes.
+    """
+
+    agent: Name
+    purpose: Literal["evaluation", "statistics"]
+    subject: Digest
+    count: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+    digest: Digest
+    masked: Masked
+
+
+class SealedFigures(Message, frozen=True, kw_only=True):
+    """A signed `FiguresHeader` envelope and its vector, little-endian."""
+
+    header: Annotated[bytes, msgspec.Meta(max_length=2000)]
+    vector: Annotated[bytes, msgspec.Meta(max_length=200_000)]
+
+
 class Report(Message, frozen=True, kw_only=True):
     """What a site says about itself and one head: sums and counts, replaced by the next report.
 
@@ -357,12 +499,14 @@ class Report(Message, frozen=True, kw_only=True):
       evaluations: judgements of everything that the head names, all on the same held-out rows.
       choice: what the site serves; None before it has chosen.
       statistics: for a bundle that is standardised by the statistics of all sites.
+      sealed: in place of evaluations and statistics where the policy is `masked`.
     """
 
     head: Positive
     evaluations: Annotated[tuple[Evaluation, ...], msgspec.Meta(max_length=4)] = ()
     choice: Choice | None = None
     statistics: Statistics | None = None
+    sealed: Annotated[tuple[SealedFigures, ...], msgspec.Meta(max_length=2)] = ()
 
 
 class Readiness(Message, frozen=True, kw_only=True):
@@ -410,6 +554,9 @@ class UpdateHeader(Message, frozen=True, kw_only=True):
 
     Attributes:
       kept: parameters in a sparse content (`wire/sparse.py`); 0: the content is dense.
+      masked: of a masked content; None: it is not.
+      encrypted: SHA-256 of the BFV context that the content is encrypted with; empty: it is not.
+      spent: of this agent, with this update; None without differential privacy.
     """
 
     agent: Name
@@ -426,6 +573,9 @@ class UpdateHeader(Message, frozen=True, kw_only=True):
     saturated: Count = 0
     content: Content
     dropped: Annotated[str, msgspec.Meta(max_length=40)] = ""
+    masked: Masked | None = None
+    encrypted: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
+    spent: Spent | None = None
 
 
 CONFLICT = "conflict"
@@ -461,11 +611,14 @@ class Receipts(Message, frozen=True, kw_only=True):
       incarnation: whose watermark `highest` is; empty when the message holds none.
       highest: highest sequence that the coordinator knows of this incarnation.  An agent that has
         produced fewer runs on a restored or copied card, and begins a new incarnation.
+      spent: the highest that any incarnation of this agent said it has spent; in every answer to a
+        birth, and None elsewhere.
     """
 
     items: Annotated[tuple[Receipt, ...], msgspec.Meta(max_length=256)] = ()
     incarnation: Annotated[str, msgspec.Meta(pattern=r"^(?:[0-9a-f]{16})?\Z")] = ""
     highest: Count = 0
+    spent: Spent | None = None
 
 
 OrderName = Literal["pause", "resume", "train", "configure"]
@@ -489,3 +642,144 @@ class Command(Message, frozen=True, kw_only=True):
     number: Count = 0
     tables: Annotated[str, msgspec.Meta(max_length=MAX_TABLES)] = ""
     deadline_s: Annotated[int, msgspec.Meta(ge=10, le=86_400)] = 300
+
+
+class HelperState(Message, frozen=True, kw_only=True):
+    """Birth or will of a helper.
+
+    Attributes:
+      session: grows with every connection.
+      store: random, made with the helper's store; keys and store belong together.
+      endorsed: manifests that it has endorsed so far; a store that says less was restored.
+    """
+
+    status: Literal["online", "offline"]
+    session: Session
+    store: Incarnation
+    endorsed: Count = 0
+
+
+class Base(Message, frozen=True, kw_only=True, array_like=True):
+    """A version that updates were trained from, as the coordinator states it."""
+
+    version: Count
+    digest: Digest
+
+
+class Examine(Message, frozen=True, kw_only=True):
+    """The coordinator shows reports to a helper, which answers each with a verdict.
+
+    Attributes:
+      reports: `update` or `figures` envelopes, as the agents signed them.
+      credentials: envelopes of these agents.
+      bases: versions that the updates were trained from.
+    """
+
+    reports: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=256)]
+    credentials: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=256)] = ()
+    bases: Annotated[tuple[Base, ...], msgspec.Meta(max_length=256)] = ()
+
+
+class Verdict(Message, frozen=True, kw_only=True):
+    """What a helper says of one report, named by the SHA-256 of its envelope."""
+
+    report: Digest
+    accepted: bool
+    reason: Text = ""
+
+
+class Verdicts(Message, frozen=True, kw_only=True):
+    """A helper's answer to `Examine`."""
+
+    items: Annotated[tuple[Verdict, ...], msgspec.Meta(max_length=256)]
+
+
+class ManifestMember(Message, frozen=True, kw_only=True, array_like=True):
+    """One report in a sum."""
+
+    report: Digest
+    coefficient: Positive
+    bucket: Annotated[int, msgspec.Meta(ge=0, lt=64)] = 0
+
+
+class Manifest(Message, frozen=True, kw_only=True):
+    """One sum, in final form: whose masks are to be released together, and never otherwise.
+
+    Attributes:
+      number: the coordinator's, only grows.
+      epoch: of the charter.
+      purpose, subject: of all members; the subject of updates is zero.
+      version: newest version when it was made; staleness is counted from it.
+      count: integers in each vector.
+      ring, scale, bits: of all members.
+      weight_cap, staleness_cap, staleness_floor, is_damped: what coefficients follow from.
+      members: who, with which coefficient, in which bucket's sum.
+    """
+
+    number: Positive
+    epoch: Positive
+    purpose: Purpose = "update"
+    subject: Digest = bytes(32)
+    lineage: Count = 0
+    version: Count = 0
+    count: Annotated[int, msgspec.Meta(ge=1, le=1 << 26)]
+    ring: Literal[16, 32, 64]
+    scale: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1.0
+    bits: Annotated[int, msgspec.Meta(ge=1, le=63)]
+    weight_cap: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 1
+    staleness_cap: Count = 0
+    staleness_floor: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    is_damped: bool = True
+    members: Annotated[
+        tuple[ManifestMember, ...], msgspec.Meta(min_length=1, max_length=MAX_MEMBERS)
+    ]
+
+
+class Endorsement(Message, frozen=True, kw_only=True):
+    """A helper's word about a manifest, named by the SHA-256 of its envelope.
+
+    Attributes:
+      accepted: the helper releases masks of these reports for this manifest alone, for ever.
+      number: of this helper's endorsements, from 1; 0 when it refuses.
+      refused: members that stand in its way, so that the coordinator can leave them out.
+    """
+
+    manifest: Digest
+    accepted: bool
+    reason: Text = ""
+    number: Count = 0
+    refused: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=256)] = ()
+
+
+class Release(Message, frozen=True, kw_only=True):
+    """The coordinator asks for summed masks, against the endorsements of two helpers.
+
+    Attributes:
+      manifest: SHA-256 of its envelope.
+      endorsements: envelopes of two different helpers.
+      seeds: which of the three seeds' masks; only a helper that holds them can answer.
+      chunk_bytes: of the answer.
+      wanted: chunks that are missing (bitmap as in receipts); empty: all.
+    """
+
+    manifest: Digest
+    endorsements: tuple[
+        Annotated[bytes, msgspec.Meta(max_length=16_384)],
+        Annotated[bytes, msgspec.Meta(max_length=16_384)],
+    ]
+    seeds: Annotated[tuple[Literal[0, 1, 2], ...], msgspec.Meta(min_length=1, max_length=2)]
+    chunk_bytes: Annotated[int, msgspec.Meta(ge=256, le=16 << 20)]
+    wanted: Annotated[bytes, msgspec.Meta(max_length=MAX_CHUNKS // 8)] = b""
+
+
+class Masks(Message, frozen=True, kw_only=True):
+    """A helper's answer to `Release`: sums of masks, bucket after bucket, modulo 2**ring.
+
+    Attributes:
+      content: of the raw chunks; None when it refuses.
+    """
+
+    manifest: Digest
+    seeds: Annotated[tuple[Literal[0, 1, 2], ...], msgspec.Meta(min_length=1, max_length=2)]
+    reason: Text = ""
+    content: Content | None = None

@@ -13,6 +13,11 @@
       renew/{agent}                                         question for a newer certificate
       renewed/{agent}                                       the enrolment authority's answer
       revoked                                               its list of credentials, retained
+      charter                                               the root's newest charter, retained
+      helper/{helper}/ask                                   what the coordinator asks a helper
+      helper/{helper}/answer                                what it answers
+      helper/{helper}/state                                 its birth and will, retained
+      helper/{helper}/masks/{digest}/{chunk}                summed masks
 
 An agent's id is one whole topic level so that brokers can write ACL patterns
 (`PROTOCOL.md`, "Topics").
@@ -108,6 +113,48 @@ class Topics:
     def revoked(self) -> str:
         """The list of revoked credentials, retained."""
         return f"{self.base}/revoked"
+
+    @property
+    def charter(self) -> str:
+        """The newest charter, retained; whoever publishes it, only the root can have signed it."""
+        return f"{self.base}/charter"
+
+    def helper_ask(self, helper: str) -> str:
+        """Inbox of one helper of secure aggregation."""
+        return f"{self.base}/helper/{check_name(helper, 'helper')}/ask"
+
+    def helper_answer(self, helper: str) -> str:
+        """What one helper answers."""
+        return f"{self.base}/helper/{check_name(helper, 'helper')}/answer"
+
+    def helper_state(self, helper: str) -> str:
+        """Birth and will of one helper, retained."""
+        return f"{self.base}/helper/{check_name(helper, 'helper')}/state"
+
+    def helper_masks(self, helper: str, digest: str, chunk: int) -> str:
+        """One chunk of summed masks with this SHA-256 (hex)."""
+        return f"{self.base}/helper/{check_name(helper, 'helper')}/masks/{digest}/{chunk}"
+
+    @property
+    def all_helpers(self) -> str:
+        """Topic filter over what helpers say, and what they are asked."""
+        return f"{self.base}/helper/#"
+
+    def parse_helper(self, topic: str) -> tuple[str, str, tuple[str, int] | None]:
+        """Parse a `helper/...` topic: helper, `ask`, `answer`, `state` or `masks`, and its chunk.
+
+        Raises:
+          MalformedError: anything else.
+        """
+        levels = topic.removeprefix(f"{self.base}/helper/").split("/")
+        if topic.startswith(f"{self.base}/helper/") and len(levels) in (2, 4):
+            helper, what = check_name(levels[0], "helper"), levels[1]
+            if len(levels) == 2 and what in ("ask", "answer", "state"):
+                return helper, what, None
+            if len(levels) == 4 and what == "masks" and re.fullmatch(r"[0-9a-f]{64}", levels[2]):
+                return helper, what, (levels[2], natural(levels[3], "chunk"))
+        reason = f"not a helper's topic: {topic[:120]!r}"
+        raise MalformedError(reason)
 
     def update(self, agent: str, incarnation: str, sequence: int, part: int | str) -> str:
         """One part of a client update."""
