@@ -681,10 +681,15 @@ class Examine(Message, frozen=True, kw_only=True):
 
 
 class Verdict(Message, frozen=True, kw_only=True):
-    """What a helper says of one report, named by the SHA-256 of its envelope."""
+    """What a helper says of one report, named by the SHA-256 of its envelope.
+
+    Attributes:
+      number: of the box that it opened, 0 to 2; the helper holds the seeds of the other numbers.
+    """
 
     report: Digest
     accepted: bool
+    number: Annotated[int, msgspec.Meta(ge=0, le=2)] = 0
     reason: Text = ""
 
 

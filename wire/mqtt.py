@@ -32,7 +32,7 @@ import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Protocol, cast
 
 import msgspec
 import paho.mqtt.client as paho
@@ -43,6 +43,7 @@ from paho.mqtt.properties import Properties
 
 from wire.errors import LinkDownError, PacketTooLargeError, SettingsError
 from wire.files import check_secret
+from wire.handed_over import handed_over
 from wire.lanes import Lane
 from wire.pacing import BulkWindow, TokenBucket
 from wire.settings import Settings
@@ -111,6 +112,32 @@ class Will(msgspec.Struct, frozen=True):
     payload: bytes
 
 
+class Meter(Protocol):
+    """Counts what one connection sends; never raises."""
+
+    def sent(self, data: bytes) -> None:
+        """Take bytes of MQTT that the socket, or its TLS, has just taken."""
+
+    def on_wire(self, total: int) -> None:
+        """Take how many bytes TCP was given by this connection so far, TLS and all."""
+
+    def ended(self) -> None:
+        """Note that no more will be sent."""
+
+
+class _MeteredClient(paho.Client):
+    """Paho's client, every byte of which passes the meter."""
+
+    meter: Meter | None = None
+
+    def _sock_send(self, buf: bytes | bytearray) -> int:
+        """Send what the socket takes: the only place where paho hands bytes to one."""
+        taken = super()._sock_send(buf)
+        if self.meter is not None and taken > 0:
+            self.meter.sent(bytes(buf[:taken]))
+        return taken
+
+
 class Link:
     """One live connection; made by `connect`.
 
@@ -119,7 +146,7 @@ class Link:
       packet_bytes: largest packet that the broker takes, or None when it did not say.
     """
 
-    def __init__(self, client: paho.Client, broker: BrokerSettings) -> None:
+    def __init__(self, client: _MeteredClient, broker: BrokerSettings) -> None:
         self._client = client
         self._loop = asyncio.get_running_loop()
         self._ack_timeout_s = broker.ack_timeout_s
@@ -292,6 +319,7 @@ class Link:
             self._end("the connection's timers ended")
 
     def _look_whether_it_moves(self) -> None:
+        self._measure()
         queued = _unsent_bytes(self._socket)
         if queued < self._queued_bytes or not self._acks:
             self._moved_s = time.monotonic()
@@ -359,8 +387,16 @@ class Link:
         held = self._client.socket()
         if held is not None:
             held.close()
+        if self._client.meter is not None:
+            self._client.meter.ended()
+
+    def _measure(self) -> None:
+        total = handed_over(self._socket) if self._client.meter is not None else None
+        if total is not None and self._client.meter is not None:
+            self._client.meter.on_wire(total)
 
     def _release(self, held: socket.socket | None) -> None:
+        self._measure()
         if held is not None and held.fileno() >= 0:
             self._loop.remove_reader(held)
             self._loop.remove_writer(held)
@@ -422,19 +458,20 @@ class Link:
 
 @asynccontextmanager
 async def connect(
-    broker: BrokerSettings, client_id: str, will: Will | None = None
+    broker: BrokerSettings, client_id: str, will: Will | None = None, meter: Meter | None = None
 ) -> AsyncIterator[Link]:
     """Connect with a clean session; yields a live `Link` and ends it at the end.
 
     At the end a link with a will drops the connection without a goodbye, so that a program which
     was stopped is announced as offline by the same message as one that died; one without says
-    goodbye.  `Link.close` says goodbye in any case.
+    goodbye.  `Link.close` says goodbye in any case.  Every byte sent passes the meter.
 
     Raises:
       LinkDownError: the broker can not be reached or refuses.
       SettingsError: a password, certificate or key file can not be used.
     """
     client = _client(broker, client_id, will)
+    client.meter = meter
     link = Link(client, broker)
     # 5 ends a clean session with the connection unless told otherwise; 3.1.1 always does.
     properties = _connect_properties() if broker.protocol == "5" else None
@@ -478,9 +515,9 @@ async def _accepted(link: Link, broker: BrokerSettings) -> None:
         raise LinkDownError(reason) from None
 
 
-def _client(broker: BrokerSettings, client_id: str, will: Will | None) -> paho.Client:
+def _client(broker: BrokerSettings, client_id: str, will: Will | None) -> _MeteredClient:
     is_v5 = broker.protocol == "5"
-    client = paho.Client(
+    client = _MeteredClient(
         CallbackAPIVersion.VERSION2,
         client_id=client_id,
         protocol=_PROTOCOLS[broker.protocol],
