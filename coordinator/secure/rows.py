@@ -43,7 +43,9 @@ CREATE TABLE IF NOT EXISTS endorsements (
   manifest BLOB NOT NULL, helper TEXT NOT NULL, accepted INTEGER NOT NULL, envelope BLOB NOT NULL,
   PRIMARY KEY (manifest, helper)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS agent_envelopes (agent TEXT PRIMARY KEY, credential BLOB NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS agent_envelopes (
+  agent TEXT PRIMARY KEY, credential BLOB NOT NULL
+) STRICT;
 CREATE TABLE IF NOT EXISTS figures_taken (
   agent TEXT NOT NULL, purpose TEXT NOT NULL, subject BLOB NOT NULL,
   PRIMARY KEY (agent, purpose, subject)
@@ -96,7 +98,12 @@ class Sealed:
 
 @dataclass(frozen=True)
 class Opinion:
-    """A helper's verdict; `number` is that of the box it opened."""
+    """A helper's verdict.
+
+    Attributes:
+      helper: its signing key, hexadecimal: a helper with new keys is another one.
+      number: of the box that it opened.
+    """
 
     helper: str
     accepted: bool
@@ -241,6 +248,13 @@ class SecureRows:
             "SELECT digest, envelope FROM manifests WHERE status = 'waiting' ORDER BY number"
         )
         return [(bytes(digest), bytes(envelope)) for digest, envelope in rows]
+
+    def undecided_of(self, purpose: Purpose) -> list[bytes]:
+        """Digests of manifests of one kind that are not opened yet."""
+        rows = self._db.execute(
+            "SELECT digest FROM manifests WHERE status = 'waiting' AND purpose = ?", (purpose,)
+        )
+        return [bytes(digest) for (digest,) in rows]
 
     def close(self, manifest: bytes, status: str) -> None:
         """A manifest was opened, or is void."""

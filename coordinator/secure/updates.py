@@ -1,0 +1,141 @@
+"""Masked client updates: from the header to the buffer that becomes a version.
+
+    header ─► fits the policy? ─► strategy.admit ─► row, committed
+    rows that helpers accepted ─► strategy.is_ready ─► manifest ─► (helpers) ─► sums ─► Buffer
+
+Until its sum is opened nothing is known of an update but its header; so nothing is clipped or
+measured here, and who may harm a version is bounded by buckets (`coordinator/robust.py`).
+Inside the caller's transactions.
+"""
+
+import numpy as np
+
+from coordinator.aggregate import Buffer, Member
+from coordinator.current import Current
+from coordinator.ingest import Update
+from coordinator.secure.rows import Sealed
+from coordinator.secure.rules import most_members
+from coordinator.secure.sums import Opened, Sums, Terms, check_masked
+from coordinator.strategies.strategy import Offer, Rejected
+from wire.chunks import sha256
+from wire.messages import UpdateHeader
+
+UpdateKey = tuple[str, str, int]
+"""Agent, incarnation, sequence."""
+
+
+class MaskedUpdates:
+    """The buffer's place under `protection = "masked"`."""
+
+    def __init__(self, current: Current, sums: Sums) -> None:
+        self._current, self._sums = current, sums
+        self._rows = current.store.secure
+        self._since_s: float | None = None
+
+    @property
+    def update_bytes(self) -> int:
+        """Size of every masked content."""
+        return self._current.parameters * self._current.usual_policy.ring // 8
+
+    def problem_with(self, header: UpdateHeader) -> str:
+        """What the header alone decides against; empty when it may come."""
+        return check_masked(header.masked, self._current.usual_policy.ring)
+
+    def take(self, update: Update, offer: Offer) -> Member | Rejected:
+        """Keep an update that fits the policy as a row, or say why it does not count."""
+        header, current = update.header, self._current
+        if len(update.content) != header.content.size:
+            return Rejected(f"{len(update.content)} bytes came of {header.content.size}")
+        model = current.model
+        is_synchronous = current.settings.strategy.name == "fedavg"
+        seen = self._pretended(self._rows.free("update") if is_synchronous else [])
+        weight = current.rules.strategy.admit(offer, seen, model.version)
+        if isinstance(weight, Rejected):
+            return weight
+        sealed = Sealed(
+            report=sha256(update.envelope),
+            purpose="update",
+            subject=bytes(32),
+            agent=header.agent,
+            site=offer.site,
+            incarnation=header.incarnation,
+            sequence=header.sequence,
+            weight=header.weight,
+            base_version=header.base_version,
+            base_digest=header.base_digest,
+            lineage=header.lineage,
+            count=current.parameters,
+            ring=current.usual_policy.ring,
+            scale=header.scale,
+            bits=header.bits,
+        )
+        self._rows.add(sealed, update.envelope, update.content)
+        return _member(sealed, weight, 0)
+
+    def propose(self, now_s: float) -> bool:
+        """Decide on the next sum when the strategy wants one and none is on its way; whether."""
+        if not self._rows.free("update"):
+            self._since_s = None
+            return False
+        if self._since_s is None:
+            self._since_s = now_s
+        if any(self._rows.undecided_of("update")):
+            return False
+        age_s = now_s - self._since_s
+        current, policy = self._current, self._current.usual_policy
+        terms = Terms(
+            version=current.model.version,
+            weight_cap=policy.weight_cap,
+            staleness_cap=policy.staleness_cap,
+            staleness_floor=policy.staleness_floor,
+            is_damped=current.settings.strategy.name == "fedbuff",
+            buckets=current.settings.robust.buckets,
+            most=most_members(policy),
+        )
+
+        def is_ready(chosen: list[Sealed]) -> bool:
+            return current.rules.strategy.is_ready(self._pretended(chosen), age_s)
+
+        is_proposed = self._sums.propose("update", terms, is_ready)
+        if is_proposed:
+            self._since_s = now_s
+        return is_proposed
+
+    def buffer(self, opened: Opened) -> tuple[Buffer, list[UpdateKey]]:
+        """The buffer that a sum stands for, and whose updates are in it."""
+        manifest, current = opened.manifest, self._current
+        buckets = current.settings.robust.buckets
+        summed = np.zeros((buckets, manifest.count), np.int64)
+        filled = sorted({member.bucket for member in manifest.members})
+        for row, bucket in zip(opened.sums, filled, strict=True):
+            summed[bucket] = row
+        members = tuple(
+            _member(sealed, share.coefficient, share.bucket)
+            for sealed, share in zip(opened.members, manifest.members, strict=True)
+        )
+        weight = sum(member.weight for member in members)
+        keys = [(each.agent, each.incarnation, each.sequence) for each in opened.members]
+        return Buffer(summed, members, weight), keys
+
+    def late(self) -> list[Sealed]:
+        """Under synchronous rounds: updates of a round that is over."""
+        if self._current.settings.strategy.name != "fedavg":
+            return []
+        newest = self._current.model.version
+        return [each for each in self._rows.free("update") if each.base_version != newest]
+
+    def _pretended(self, rows: list[Sealed]) -> Buffer:
+        """A buffer with these members and no numbers: what strategies decide by."""
+        members = tuple(_member(each, each.weight, 0) for each in rows)
+        return Buffer(np.zeros((1, 0), np.int64), members, sum(each.weight for each in rows))
+
+
+def _member(sealed: Sealed, weight: int, bucket: int) -> Member:
+    return Member(
+        agent=sealed.agent,
+        site=sealed.site,
+        base_version=sealed.base_version,
+        weight=weight,
+        coefficient=weight,
+        bucket=bucket,
+    )
