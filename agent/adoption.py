@@ -4,10 +4,14 @@
         ▲              (in full, or by deltas from what is here)                              │
         └─────────────── the old version stays in use until the new one is whole ◄────────────┘
 
-Nothing is believed before its check: the head by the coordinator's key and its growing sequence,
-each chunk by the head's hashes, what deltas make by its own hash, the bundle by its author's key
-and its golden vectors, the statistics by their form.  A delta that leads elsewhere is told once and
-not used again: the content is fetched in full.
+Nothing is believed before its check: the head by the coordinator's key, its growing order and the
+charter's floor, each chunk by the head's hashes, what deltas make by its own hash, the bundle by
+its author's key and its golden vectors, the statistics by their form.  A delta that leads elsewhere
+is told once and not used again: the content is fetched in full.
+
+A newer charter (`follow`) judges what comes after it.  What is in use goes on, after a restart
+too: a head is verified again with the key that it was accepted under, and the bundle of an author
+whom the charter no longer names is known by its hash.
 
 What is in use can still lack what its inputs are standardised by: the statistics of all sites
 (`federated`), or this site's own (`local`, `set_moments`).  Then `Adopted.unready` says so, and it
@@ -27,7 +31,7 @@ from agent.local_tensors import LocalTensors
 from agent.model import Model, local_of, prepare, with_local
 from agent.models import Models
 from agent.signals.features import Moments
-from wire.bundle import read_bundle
+from wire.bundle import read_bundle, read_draft
 from wire.chunks import check_content, sha256
 from wire.codec import unseal
 from wire.database import DiskError
@@ -35,10 +39,11 @@ from wire.deltas import decode
 from wire.errors import BundleError, MalformedError, ReplayError, WireError
 from wire.manifest import Manifest, columns
 from wire.messages import Content, Delta, Head
+from wire.signing import PublicKey
 from wire.standards import Standard, read_standard
 from wire.tensors import Params, read_params
 from wire.topics import Topics
-from wire.trust import COORDINATOR, Trust
+from wire.trust import COORDINATOR, Trust, below_floor
 
 __all__ = ["URGENCY", "Adopted", "Adoption", "Examples", "contents", "topic_key"]
 
@@ -83,27 +88,37 @@ class Adoption:
         self.head: Head | None = None
         self.current: Adopted | None = None
         self.changed = asyncio.Event()
-        self._envelope = b""
-        for envelope in dict.fromkeys((models.head_in_use, models.head_envelope)):
+        self._envelope = self._signer = self._believed = b""
+        """The newest head, who signed it, and SHA-256 of a bundle that an earlier run used."""
+        in_use = models.head_in_use
+        for envelope in dict.fromkeys((in_use, models.head_envelope)):
             if envelope is not None:
-                self._resume(envelope)
+                self._resume(envelope, was_used=envelope == in_use)
 
-    def _resume(self, envelope: bytes) -> None:
+    def follow(self, trust: Trust) -> None:
+        """Judge by a newer charter whatever comes from now on."""
+        self._trust = trust
+
+    def _resume(self, envelope: bytes, *, was_used: bool) -> None:
         """Take a head of an earlier process; what is refused then is refused now, with a reason."""
+        signer = self._models.signer_of(envelope) or self._trust.coordinator.raw
         try:
-            self.head, self._envelope = self._verify(envelope), envelope
+            self.head, self._envelope = self._verify(envelope, signer), envelope
+            self._signer = signer
+            if was_used:
+                self._believed = self.head.bundle.digest
             with suppress(DiskError):
                 self._advance()
         except WireError as error:
             logger.warning("a head of an earlier run is not used: %s", error)
 
-    def _verify(self, envelope: bytes) -> Head:
+    def _verify(self, envelope: bytes, signer: bytes) -> Head:
         head, _ = unseal(
             envelope,
             Head,
             federation=self._trust.federation,
             signer=COORDINATOR,
-            key=self._trust.coordinator,
+            key=PublicKey(signer),
         )
         for content in (*contents(head).values(), *(delta.content for delta in head.deltas)):
             check_content(content)
@@ -116,23 +131,42 @@ class Adoption:
         says that nothing can be fetched, and `retry` tries to catch up.
 
         Raises:
-          WireError: not signed by the coordinator, older than the newest one, or its contents were
-            here already and are refused; the model in use stays.
+          WireError: not signed by the coordinator, older than the newest one, below the charter's
+            floor, or its contents were here already and are refused; the model in use stays.
         """
-        head = self._verify(envelope)
-        if self.head is not None:
-            if head.sequence == self.head.sequence:
-                return False
-            if head.sequence < self.head.sequence:
-                reason = f"head {head.sequence} is older than head {self.head.sequence} in use"
-                raise ReplayError(reason)
-        self.head, self._envelope = head, envelope
+        signer = self._trust.coordinator.raw
+        head = self._verify(envelope, signer)
+        if not self._is_new(head):
+            return False
+        self.head, self._envelope, self._signer = head, envelope, signer
         with suppress(DiskError):
-            self._models.accept_head(envelope, head, self.current.head if self.current else None)
+            self._accept()
         with suppress(DiskError):
             self._advance()
         logger.info("head %d: %d chunks to fetch", head.sequence, len(self._downloads.missing()))
         return True
+
+    def _is_new(self, head: Head) -> bool:
+        """Whether a verified head replaces the one here; refused when it may not."""
+        charter = self._trust.charter
+        if self.head is not None:
+            order, newest = _order(head), _order(self.head)
+            if order == newest:
+                return False
+            if order < newest:
+                reason = f"head {head.sequence} is older than head {self.head.sequence} in use"
+                raise ReplayError(reason)
+        if head.recovery != charter.recovery:
+            reason = f"head {head.sequence} is of recovery {head.recovery}, charter "
+            raise MalformedError(f"{reason}{charter.epoch} here of {charter.recovery}")
+        if refused := below_floor(head.policy, charter):
+            raise MalformedError(f"head {head.sequence}: {refused}")
+        return True
+
+    def _accept(self) -> None:
+        if self.head is not None:
+            in_use = self.current.head if self.current else None
+            self._models.accept_head(self._envelope, self.head, in_use, self._signer)
 
     @property
     def stalled(self) -> str:
@@ -144,8 +178,7 @@ class Adoption:
         with suppress(DiskError):
             self._models.keep_parts(())  # a write of nothing: says whether the file takes any
             if self.head is not None and self._models.head_envelope != self._envelope:
-                in_use = self.current.head if self.current else None
-                self._models.accept_head(self._envelope, self.head, in_use)
+                self._accept()
             self._downloads.flush()
             self._advance_alone()
 
@@ -383,9 +416,16 @@ class Adoption:
 
     def _ready_model(self, digest: bytes, data: bytes) -> _Ready:
         if self._ready is None or self._ready.digest != digest:
-            bundle = read_bundle(data, self._trust)
+            # What ran before is not judged again: an author who was removed makes no new ones.
+            is_believed = digest == self._believed
+            bundle = read_draft(data)[0] if is_believed else read_bundle(data, self._trust)
             self._ready = _Ready(digest, prepare(bundle, self._backend), bundle.weights)
         return self._ready
+
+
+def _order(head: Head) -> tuple[int, int]:
+    """Which of two heads is newer: the root's word counts before the coordinator's."""
+    return head.recovery, head.sequence
 
 
 def contents(head: Head) -> dict[str, Content]:

@@ -128,7 +128,8 @@ class Agent:
     async def _serve_labels(self) -> None:
         credential = self._parts.identity.credential
         title = f"{credential.agent}, {credential.site}"
-        await serve_labels(self._parts.labels, self._parts.settings.labels, title)
+        parts = self._parts
+        await serve_labels(parts.labels, parts.settings.labels, title, parts.egress)
 
     async def _score_rows(self) -> None:
         """Score what arrives with what is served."""

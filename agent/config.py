@@ -23,6 +23,8 @@ from agent.labels import problems as label_problems
 from agent.learning.choice import BackendName
 from agent.learning.personalise import PersonalTable
 from agent.learning.place import PlaceName
+from agent.privacy import PrivacyTable
+from agent.privacy import problems as privacy_problems
 from agent.samples import StoreTable
 from agent.sensors.firmware import FirmwareSettings
 from agent.sensors.opcua import OpcUaSettings
@@ -32,9 +34,11 @@ from agent.serve import problems as score_problems
 from agent.signals.cutting import Cutting
 from agent.sources import ConfiguredSource, SourceTable, sources_of
 from agent.sources import problems as source_problems
+from wire.bfv_keys import PUBLIC_BYTES
 from wire.chunks import CHUNK_BYTES
 from wire.codec import MAX_BYTES
 from wire.errors import SettingsError, WireError
+from wire.files import read_small
 from wire.messages import Credential
 from wire.mqtt import BrokerSettings
 from wire.settings import Settings, host_problem, read_settings, settings_error
@@ -63,12 +67,15 @@ class TrustTable(Settings, frozen=True, kw_only=True):
       charter: file signed by the root: whose heads, bundles and credentials count.
       credential: file with this agent's id and site, signed by the enrolment authority.
       key: file with this agent's private key.
+      recipient_context: file with the public BFV context of the recipient of sums, for a federation
+        whose updates are encrypted (`docs/homomorphic.md`); empty: there is none.
     """
 
     root: Annotated[str, msgspec.Meta(min_length=64, max_length=64)]
     charter: str
     credential: str
     key: str
+    recipient_context: str = ""
 
 
 class RowsTable(Settings, frozen=True, kw_only=True):
@@ -187,6 +194,7 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
     scores: ScoresTable = ScoresTable()
     metrics: MetricsTable = MetricsTable()
     remote: RemoteTable = RemoteTable()
+    privacy: PrivacyTable = PrivacyTable()
     device: Annotated[tuple[DeviceTable, ...], msgspec.Meta(max_length=100)] = ()
 
     @property
@@ -242,6 +250,7 @@ class Identity:
     credential: Credential
     credential_envelope: bytes
     key: PrivateKey
+    recipient_context: bytes = b""
 
     @property
     def agent(self) -> str:
@@ -287,6 +296,8 @@ def problems(settings: AgentSettings) -> Iterator[tuple[str, str]]:
     yield from metrics_problems(settings.metrics)
     budget = budget_problems(settings.training.budget)
     yield from ((f"training.budget.{key}", reason) for key, reason in budget)
+    private = privacy_problems(settings.privacy)
+    yield from ((f"privacy.{key}", reason) for key, reason in private)
     yield from device_problems(settings.device, settings.firmware_sources)
     for at, label in enumerate(settings.labels.channel):
         if label.event and label.event not in {each.name for each in settings.channels}:
@@ -333,6 +344,8 @@ def read_identity(path: Path, table: TrustTable) -> Identity:
         credential = read_credential(envelope, trust)
         where = "key"
         key = read_private_key(resolve(path, table.key))
+        where = "recipient_context"
+        context = _context(path, table)
     except OSError as error:
         reason = f"can not read {error.filename}: {error.strerror}"
         raise settings_error(path, f"trust.{where}", reason) from None
@@ -340,7 +353,15 @@ def read_identity(path: Path, table: TrustTable) -> Identity:
         raise settings_error(path, f"trust.{where}", str(error)) from None
     if key.public.raw != credential.public_key:
         raise settings_error(path, "trust.key", f"this is not the key of agent {credential.agent}")
-    return Identity(trust, credential, envelope, key)
+    return Identity(trust, credential, envelope, key, context)
+
+
+def _context(path: Path, table: TrustTable) -> bytes:
+    """The recipient's public BFV context; empty where none is configured."""
+    if not table.recipient_context:
+        return b""
+    file = resolve(path, table.recipient_context)
+    return read_small(file, PUBLIC_BYTES, "the recipient's public context")
 
 
 def resolve(config: Path, name: str) -> Path:

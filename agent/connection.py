@@ -7,6 +7,10 @@ what is refused is logged with its reason and shown in the status, and the conne
 A card that was restored from a backup or copied shows in three ways: a state of this incarnation
 that has made more updates than we have, a coordinator that knows more of them, and a receipt for
 another content under one of our ids.  Each begins a new incarnation and connection.
+
+A newer charter counts from the moment it comes, from whomever (`wire/charters.py`): who the
+coordinator is, whose bundles are taken, what a policy has to give.  What came just before it, and
+made no sense then, is looked at again.
 """
 
 import asyncio
@@ -14,7 +18,8 @@ import logging
 import math
 import random
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from agent.adoption import Adoption
@@ -23,12 +28,14 @@ from agent.config import Identity
 from agent.delivery import Delivery, Schedule
 from agent.fetch import Fetch
 from agent.health import Progress, rest
+from agent.kept_identity import kept_charter
 from agent.orders import Orders
 from agent.outbox import Outbox
 from agent.renewal import Renewal
 from agent.reporting import Reporting
 from agent.status import Status
 from agent.turn import Turn
+from wire.charters import KeptCharter
 from wire.chunks import CHUNK_BYTES
 from wire.codec import Counter, ReplayGuard, open_envelope, parse_body, seal
 from wire.errors import (
@@ -49,9 +56,10 @@ from wire.messages import (
     Receipt,
     Receipts,
     Report,
+    Spent,
 )
 from wire.messages import Renewal as Question
-from wire.mqtt import BULK, BrokerSettings, Link, Received, Will, connect, reason_of
+from wire.mqtt import BULK, BrokerSettings, Link, Meter, Received, Will, connect, reason_of
 from wire.reconnecting import Reconnecting
 from wire.trust import COORDINATOR
 
@@ -85,14 +93,25 @@ class Connection:
     renewal: Renewal
     progress: Progress = field(default_factory=Progress)
     chunk_bytes: int = CHUNK_BYTES
+    meter_of: Callable[[BrokerSettings], Meter | None] = lambda _: None
+    """Counts what a connection to a broker sends."""
+    on_mark: Callable[[Spent], None] = lambda _: None
+    """Told what the coordinator knows that this agent has spent on privacy."""
+    told: Callable[[Identity], None] | None = None
+    """Whoever else has to know by which charter and credential the agent goes on."""
 
     def __post_init__(self) -> None:
+        kept = kept_charter(self.renewal.state)
+        self._charters = KeptCharter(kept, self.renewal.root, self.identity.trust)
+        self._unread: dict[str, Received] = {}
+        """What was refused, by topic, and a newer charter may explain."""
         self._topics = self.identity.topics
         self._agent = self.identity.agent
         self._guard = ReplayGuard(self.outbox.receipt_counter)
         self._live = asyncio.Event()
         self._overwritten = asyncio.Event()
         self._fetch = Fetch(self.adoption)
+        self._takers = self._make_takers()
         self._renewed = asyncio.Event()
         self._session = self._seen_session = 0
         self._up_s = math.inf
@@ -135,10 +154,12 @@ class Connection:
         self.status.session = self._session
         will = Will(self._topics.state(self._agent), self._state("offline", counter))
         broker = self.renewal.newest(self.broker)
-        async with connect(broker, self._agent, will) as link, asyncio.TaskGroup() as tasks:
+        connected = connect(broker, self._agent, will, self.meter_of(broker))
+        async with connected as link, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(link), name="listen")
             await link.subscribe(
                 [
+                    self._topics.charter,
                     self._topics.to(self._agent),
                     self._topics.revoked,
                     self._topics.renewed(self._agent),
@@ -216,32 +237,78 @@ class Connection:
     async def _listen(self, link: Link) -> None:
         # Publishes nothing itself: its PUBACK would wait behind the messages that it does not take.
         async for message in link.messages():
-            try:
-                self._receive(message)
-            except ReplayError as error:
-                logger.info("ignored: %s", error)
-            except WireError as error:
-                self.status.refused = f"{message.topic}: {error}"
-                logger.warning("refused %s: %s", message.topic, error)
+            self._hear(message)
+
+    def _hear(self, message: Received) -> None:
+        """Take one message, or say why not."""
+        try:
+            self._receive(message)
+        except ReplayError as error:
+            logger.info("ignored: %s", error)
+        except WireError as error:
+            if message.topic in self._signed_below:
+                self._unread[message.topic] = message
+            self.status.refused = f"{message.topic}: {error}"
+            logger.warning("refused %s: %s", message.topic, error)
+
+    @property
+    def _signed_below(self) -> tuple[str, str, str]:
+        """Retained topics whose signers the charter names."""
+        return self._topics.head, self._topics.coordinator_state, self._topics.revoked
 
     def _receive(self, message: Received) -> None:
         """Take one message."""
-        topic = message.topic
-        if topic == self._topics.head:
-            self._fetch.on_head(message.payload)
-        elif topic == self._topics.to(self._agent):
-            self._on_inbox(message.payload)
-        elif topic == self._topics.coordinator_state:
-            self._on_coordinator(message.payload)
-        elif topic == self._topics.state(self._agent):
-            self._on_own_state(message.payload)
-        elif topic == self._topics.renewed(self._agent):
-            self.renewal.on_answer(message.payload)
-        elif topic == self._topics.revoked:
-            if self.renewal.on_revoked(message.payload):
-                self._set_live(is_live=False)
+        take = self._takers.get(message.topic)
+        if take is None:
+            self._fetch.on_chunk(message.topic, message.payload)
         else:
-            self._fetch.on_chunk(topic, message.payload)
+            take(message.payload)
+
+    def _make_takers(self) -> dict[str, Callable[[bytes], object]]:
+        """Who takes what comes on which topic; the rest are chunks."""
+        topics = self._topics
+        return {
+            topics.charter: self._on_charter,
+            topics.head: self._fetch.on_head,
+            topics.to(self._agent): self._on_inbox,
+            topics.coordinator_state: self._on_coordinator,
+            topics.state(self._agent): self._on_own_state,
+            topics.renewed(self._agent): self._on_renewed,
+            topics.revoked: self._on_revoked,
+        }
+
+    def _on_charter(self, payload: bytes) -> None:
+        if self._charters.take(payload):
+            self._follow(replace(self.identity, trust=self._charters.trust))
+
+    def _on_renewed(self, payload: bytes) -> None:
+        renewed = self.renewal.on_answer(payload)
+        if renewed is not None:
+            self._charters.take(renewed.trust.envelope)
+            self._follow(renewed)
+
+    def _on_revoked(self, payload: bytes) -> None:
+        if self.renewal.on_revoked(payload):
+            self._set_live(is_live=False)
+
+    def _follow(self, identity: Identity) -> None:
+        """Go on by a newer charter or credential, now and without a restart."""
+        before, self.identity = self.identity, identity
+        self.renewal.follow(identity)
+        self._delivery.identity = identity
+        self.adoption.follow(identity.trust)
+        if self.told is not None:
+            self.told(identity)
+        epoch, serial = identity.trust.charter.epoch, identity.credential.serial
+        logger.warning("charter %d and credential %d count from now on", epoch, serial)
+        if identity.trust.coordinator != before.trust.coordinator:
+            self.status.coordinator = "unknown"  # until the one that the charter names is heard
+            self._set_live(is_live=False)
+        if identity.credential_envelope != before.credential_envelope:
+            self._overwritten.set()  # so that the coordinator sees it
+        again, self._unread = self._unread, {}
+        for message in again.values():
+            self._hear(message)
 
     def _on_inbox(self, payload: bytes) -> None:
         opened = open_envelope(payload, _kind_of(payload))
@@ -262,6 +329,8 @@ class Connection:
         receipts = parse_body(opened, Receipts)
         self._guard.accept(opened.counter, "receipts")
         now_s = asyncio.get_running_loop().time()
+        if receipts.spent is not None:
+            self.on_mark(receipts.spent)
         for receipt in receipts.items:
             self.schedule.received(receipt, now_s)
             self._settle_turn(receipt, now_s)

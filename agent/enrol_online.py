@@ -9,6 +9,7 @@ import http.client
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+from agent.egress.enrolment import CountedConnection, CountedTlsConnection, note
 from agent.enrol import install_answer, request
 from wire.enrolment import MAX_ANSWER_BYTES
 from wire.errors import SettingsError, one_line
@@ -35,7 +36,7 @@ def enrol(token_file: str, url: str, directory: Path) -> str:
     """
     where = _checked(url)
     path = request(token_file, directory)
-    answer = _answered(where, path.read_bytes(), url)
+    answer = _answered(where, path, url)
     return install_answer(answer, url, directory)
 
 
@@ -52,14 +53,15 @@ def _checked(url: str) -> SplitResult:
     return where
 
 
-def _answered(where: SplitResult, data: bytes, url: str) -> bytes:
-    """What the service answers to the request.
+def _answered(where: SplitResult, request_file: Path, url: str) -> bytes:
+    """What the service answers to the request; what was sent is noted beside it.
 
     Raises:
       SettingsError: it can not be reached, or refuses.
     """
+    data = request_file.read_bytes()
     host, is_tls = where.hostname or "", where.scheme == "https"
-    kind = http.client.HTTPSConnection if is_tls else http.client.HTTPConnection
+    kind = CountedTlsConnection if is_tls else CountedConnection
     link = kind(host, where.port or (443 if is_tls else _PORT), timeout=_PATIENCE_S)
     try:
         link.request("POST", _PATH, data, {"Content-Type": "application/octet-stream"})
@@ -70,6 +72,7 @@ def _answered(where: SplitResult, data: bytes, url: str) -> bytes:
         raise SettingsError(url, None, None, reason + "command can be given again") from None
     finally:
         link.close()
+        note(request_file.parent, request_file.stem, link, len(data))
     if reply.status != http.HTTPStatus.OK:
         words = one_line(body[:_MOST_WORDS].decode(errors="replace").strip())
         raise SettingsError(url, None, None, f"refused ({reply.status}): {words}")

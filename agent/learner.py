@@ -19,6 +19,7 @@ from agent.adoption import Adopted, Adoption
 from agent.asking import Decision
 from agent.budget import Budget
 from agent.config import Identity
+from agent.encrypting import unready
 from agent.health import Beat, Progress, no_beat, rest, until
 from agent.history import History
 from agent.learning.losses import Loss
@@ -30,15 +31,17 @@ from agent.learning.worker import TrainingFailed, TrainingProcessDied
 from agent.making import Trained, make_update
 from agent.orders import Operator
 from agent.outbox import Outbox, UpdateId
+from agent.privacy import BudgetSpent, Privacy, private_plan
 from agent.signals.rows import Rows
 from agent.status import Status
 from agent.tombstones import bury_doomed
 from agent.turn import Turn
 from agent.unfinished import Job, TrainingRows, Unfinished
+from agent.wrapping import unmaskable
 from wire.chunks import CHUNK_BYTES
 from wire.codec import Counter
 from wire.database import DiskError
-from wire.messages import Policy
+from wire.messages import Policy, Spent
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +132,7 @@ class Learner:
     chunk_bytes: int = CHUNK_BYTES
     progress: Progress = field(default_factory=Progress)
     budget: Budget = field(default_factory=Budget)
+    privacy: Privacy = field(default_factory=Privacy)
     _beat: Beat = no_beat
 
     async def run(self) -> None:
@@ -189,9 +193,10 @@ class Learner:
 
     def _ask(self, adopted: Adopted) -> tuple[str, Decision]:
         """Whether it is this agent's turn: why not, or the decision to train under."""
-        if adopted.unready:
-            return adopted.unready, Decision("wait")
         head = adopted.head
+        reason = adopted.unready or unready(head.policy, self.identity)
+        if reason:
+            return reason, Decision("wait")
         decision = self.turn.decide(head.policy, asyncio.get_running_loop().time())
         if decision.action == "train":
             return "", decision
@@ -200,6 +205,7 @@ class Learner:
             self._rows(adopted),
             head.bundle.digest,
             lambda: adopted.examples(self._training_rows(adopted)).inputs,
+            is_private=head.policy.privacy != "none",
         )
         return decision.reason or "asking to train", decision
 
@@ -211,6 +217,13 @@ class Learner:
             except DiskError as error:
                 return f"waiting for the disk: {error}"
         reason = reason_to_wait(adopted, self._rows(adopted), made, self.operator)
+        if not reason and adopted is not None:
+            reason = unmaskable(adopted.head.policy, self.identity.trust.charter)
+        if adopted is not None:  # asked in any case: the status says what it would cost
+            policy, manifest = adopted.head.policy, adopted.model.manifest
+            charter, rows = self.identity.trust.charter, self._rows(adopted)
+            refused = self.privacy.reason_to_wait(policy, charter, manifest, rows)
+            reason = reason or refused
         if not reason and self.outbox.is_full:
             return "waiting for the link: dropped updates alone fill the outbox"
         if not reason and adopted is not None and adopted.head.policy.calibration > 0:
@@ -242,7 +255,12 @@ class Learner:
             return
         result, rows = trained_on
         trained = Trained(result.params, rows)
-        made = await self._make_durable(adopted, trained)
+        try:
+            made = await self._make_durable(adopted, trained)
+        except BudgetSpent as error:
+            logger.warning("no update is made of a training: %s", error)
+            self.unfinished.discard()
+            return
         self.adoption.keep_local(adopted, result.params)
         now_s, loss = asyncio.get_running_loop().time(), result.loss_first_epoch
         self.turn.made(decision, (made.incarnation, made.sequence), loss, now_s)
@@ -291,9 +309,17 @@ class Learner:
             await rest(_PAUSE_LOOK_S, self._beat)
 
     async def _make_durable(self, adopted: Adopted, trained: Trained) -> UpdateId:
-        """Make the update; while the disk refuses it, hold what was trained and try again."""
+        """Make the update; while the disk refuses it, hold what was trained and try again.
+
+        It is charged once, and first: a crash before it is made costs budget.
+
+        Raises:
+          BudgetSpent: it must not be made.
+        """
+        spent: Spent | None = None
         while True:
             try:
+                spent = spent or self.privacy.charge(adopted.head.policy, trained.examples)
                 return make_update(
                     adopted,
                     trained,
@@ -301,6 +327,7 @@ class Learner:
                     self.outbox,
                     self.counter,
                     self.chunk_bytes,
+                    spent,
                 )
             except DiskError as error:  # logged by the outbox
                 self.status.learning = f"waiting for the disk: {error}"
@@ -315,7 +342,10 @@ class Learner:
             base_digest=head.train.content.digest,
             incarnation=self.outbox.incarnation,
             sequence=self.outbox.produced + 1,
-            plan=plan_for(head.policy, self.identity.agent, head.train.version, adopted.model.loss),
+            plan=private_plan(
+                plan_for(head.policy, self.identity.agent, head.train.version, adopted.model.loss),
+                head.policy,
+            ),
         )
 
     async def _resume_or_begin(self, adopted: Adopted, job: Job) -> tuple[TrainingResult, int]:

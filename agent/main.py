@@ -63,9 +63,11 @@ def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     """Add the commands for people, whose imports the service does without."""
     from agent.browse_command import add_browse  # noqa: PLC0415
     from agent.doctor_command import add_doctor  # noqa: PLC0415
+    from agent.egress_command import add_egress  # noqa: PLC0415
     from agent.enrol_command import add_enrol  # noqa: PLC0415
     from agent.label_command import add_label  # noqa: PLC0415
     from agent.live_command import add_test  # noqa: PLC0415
+    from agent.privacy_command import add_privacy  # noqa: PLC0415
     from agent.schema_command import add_schema  # noqa: PLC0415
     from agent.trust_command import add_trust  # noqa: PLC0415
 
@@ -73,8 +75,10 @@ def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add_browse(commands)
     add_doctor(commands)
     add_trust(commands)
+    add_egress(commands)
     add_label(commands)
     add_enrol(commands)
+    add_privacy(commands)
     add_schema(commands)
 
 

@@ -19,19 +19,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.adoption import Adopted
 from agent.config import Identity
 from agent.feedback import Residual, make_sparse, nothing, read_residual
 from agent.model import shared_of
 from agent.outbox import Memory, Outbox, UpdateId
+from agent.privacy.noising import noised
 from agent.tombstones import seal_update
+from agent.wrapping import told_examples, weight_of, wrap
 from wire.chunks import CHUNK_BYTES, describe
 from wire.codec import Counter
 from wire.errors import MalformedError
-from wire.messages import UpdateHeader
-from wire.sparse import encode_sparse
-from wire.tensors import Params, clip, flatten, pack_integers, round_to_steps
+from wire.messages import Spent, UpdateHeader
+from wire.tensors import Params, clip, flatten, round_to_steps
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,7 @@ class Trained:
 class _Made:
     """What an update is made of, before it has an id."""
 
-    content: bytes
+    integers: NDArray[np.signedinteger]
     saturated: int
     kept: int
     memory: Memory
@@ -61,33 +63,51 @@ def make_update(
     outbox: Outbox,
     counter: Counter,
     chunk_bytes: int = CHUNK_BYTES,
+    spent: Spent | None = None,
 ) -> UpdateId:
     """Make the update durable; return its id.
 
+    Args:
+      adopted: the head that it was trained under.
+      trained: from which parameters.
+      identity: signs it.
+      outbox: where it is durable.
+      counter: of the signature.
+      chunk_bytes: of its content.
+      spent: what this agent has spent, with this update; None without differential privacy.
+
     Raises:
       DiskError: the update was not made.
+      ValueError: the policy asks for privacy, and the update was not charged.
     """
     head, policy = adopted.head, adopted.head.policy
-    weight = min(trained.examples, policy.weight_cap)
+    if policy.privacy != "none" and spent is None:
+        raise ValueError("a private update is charged before it is made")
+    weight = weight_of(policy, trained.examples)
     made = _made(adopted, trained, outbox, weight)
 
     def build(incarnation: str, sequence: int) -> tuple[bytes, bytes]:
+        base = head.train.content.digest
+        wrapped = wrap(made.integers, policy, identity, (incarnation, sequence), base)
         header = UpdateHeader(
             agent=identity.agent,
             incarnation=incarnation,
             sequence=sequence,
             lineage=head.lineage,
             base_version=head.train.version,
-            base_digest=head.train.content.digest,
-            examples=trained.examples,
+            base_digest=base,
+            examples=told_examples(policy, trained.examples),
             weight=weight,
             scale=policy.scale,
             bits=policy.bits,
             kept=made.kept,
             saturated=made.saturated,
-            content=describe(made.content, chunk_bytes),
+            content=describe(wrapped.content, chunk_bytes),
+            masked=wrapped.masked,
+            encrypted=wrapped.context,
+            spent=spent,
         )
-        return seal_update(header, identity, counter), made.content
+        return seal_update(header, identity, counter), wrapped.content
 
     return outbox.add(head.lineage, head.train.version, build, made.memory)
 
@@ -102,19 +122,19 @@ def _made(adopted: Adopted, trained: Trained, outbox: Outbox, weight: int) -> _M
         sparse = make_sparse(delta, left, policy, rng)
         kept = int(np.count_nonzero(sparse.integers))
         memory = Memory(residual=sparse.residual.to_bytes())
-        return _Made(encode_sparse(sparse.integers, policy.bits), sparse.saturated, kept, memory)
+        return _Made(sparse.integers, sparse.saturated, kept, memory)
     known = nothing(len(delta), b"", 0)
     if policy.calibration > 0:
         known = _remembered("calibration", adopted, outbox, len(delta))
         delta -= known.vector / np.float64(weight)
-    clipped = clip(delta, policy.clip_norm)
+    clipped = noised(clip(delta, policy.clip_norm), policy)
     integers, saturated = round_to_steps(clipped, policy.scale, policy.bits, rng)
     memory = Memory()
     if policy.calibration > 0:
         moved = weight * policy.calibration * policy.scale * integers.astype(np.float64)
         vector = (known.vector + moved).astype(np.float32)
         memory = Memory(calibration=Residual(vector, known.bundle, known.lineage).to_bytes())
-    return _Made(pack_integers(integers, policy.bits), saturated, 0, memory)
+    return _Made(integers, saturated, 0, memory)
 
 
 def _remembered(

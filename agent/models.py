@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from agent.heads import HEADS_SCHEMA, keep_head
 from agent.storage import DurableFile
 from wire.chunks import sha256, split
 from wire.database import DiskError
@@ -44,18 +45,22 @@ CREATE TABLE IF NOT EXISTS parts (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS whole (
   digest BLOB PRIMARY KEY,
-  trained INTEGER NOT NULL DEFAULT 0  -- sequence of the last head in use that trained from it
+  trained INTEGER NOT NULL DEFAULT 0  -- order of the last head in use that trained from it
 ) STRICT;
 CREATE TABLE IF NOT EXISTS head (
   one INTEGER PRIMARY KEY CHECK (one = 1),
   envelope BLOB NOT NULL,  -- the newest one accepted
   in_use BLOB              -- the newest one whose contents passed every check
 ) STRICT;
+CREATE TABLE IF NOT EXISTS signers (
+  head BLOB PRIMARY KEY,   -- SHA-256 of its envelope
+  key BLOB NOT NULL        -- that the charter named for the coordinator when it came
+) STRICT;
 """
 
 
 def _prepare(database: sqlite3.Connection) -> None:
-    database.executescript(_SCHEMA)
+    database.executescript(_SCHEMA + HEADS_SCHEMA)
 
 
 class Models:
@@ -93,8 +98,23 @@ class Models:
         row = self._file.read(lambda db: db.execute(query).fetchone(), None)
         return bytes(row[0]) if row else None
 
-    def accept_head(self, envelope: bytes, head: Head, in_use: Head | None) -> None:
-        """Make a verified head durable and drop contents that nothing names any more."""
+    def signer_of(self, envelope: bytes) -> bytes | None:
+        """The key that a head was verified with when it came; None where that is not known."""
+        query = "SELECT key FROM signers WHERE head = ?"
+        row = self._file.read(lambda db: db.execute(query, (sha256(envelope),)).fetchone(), None)
+        return bytes(row[0]) if row else None
+
+    def accept_head(
+        self, envelope: bytes, head: Head, in_use: Head | None, signer: bytes = b""
+    ) -> None:
+        """Make a verified head durable and drop contents that nothing names any more.
+
+        Args:
+          envelope: as it came.
+          head: what it says.
+          in_use: the head in use, whose contents stay.
+          signer: the key that it was verified with, by which a restart verifies it again.
+        """
         keep = _digests(head) | {delta.content.digest for delta in head.deltas}
         keep |= _digests(in_use) if in_use else set()
 
@@ -104,6 +124,10 @@ class Models:
                 " ON CONFLICT (one) DO UPDATE SET envelope = excluded.envelope",
                 (envelope,),
             )
+            if signer:
+                row = (sha256(envelope), signer)
+                database.execute("INSERT OR REPLACE INTO signers VALUES (?, ?)", row)
+            keep_head(database, envelope)
             self._drop_all_but(database, keep)
 
         self._file.write(work)
@@ -119,8 +143,9 @@ class Models:
             )
             database.execute(
                 "UPDATE whole SET trained = ? WHERE digest = ?",
-                (head.sequence, head.train.content.digest),
+                (head.recovery << 40 | head.sequence, head.train.content.digest),
             )
+            database.execute("DELETE FROM signers WHERE head <> ?", (sha256(envelope),))
             self._drop_all_but(database, _digests(head))
 
         self._file.write(work)

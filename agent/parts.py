@@ -20,6 +20,9 @@ from agent.connection import SOFTWARE, Connection
 from agent.delivery import Schedule
 from agent.devices import source_of
 from agent.devices.task import DeviceTask
+from agent.egress import FILE_NAME as EGRESS
+from agent.egress import Egress
+from agent.figures import MaskedFigures
 from agent.health import Board, Progress, serve_health
 from agent.history import History
 from agent.labels import Labels
@@ -30,6 +33,7 @@ from agent.local_tensors import LocalTensors
 from agent.models import Models
 from agent.orders import Operator, Orders
 from agent.outbox import Outbox
+from agent.own_privacy import open_privacy
 from agent.personal import Personal
 from agent.remote import RemoteTables
 from agent.renewal import Renewal
@@ -74,6 +78,7 @@ class Parts:
         self.settings = settings = _over(self.remote, settings)
         self.names = names = [channel.name for channel in settings.channels]
         cutting = settings.cutting
+        self.egress = Egress(state / EGRESS)
         self.labels = Labels(state / "labels.db", settings.labels, names, config.parent)
         self.history = _open_history(settings, state, names, self.labels)
         self.outbox = Outbox(state / "outbox.db", settings.outbox.quota_bytes)
@@ -98,6 +103,7 @@ class Parts:
             nice=IDLE if settings.training.priority == "idle" else LOW,
         )
         self.budget = Budget(settings.training.budget)
+        self.privacy = open_privacy(settings.privacy, self.outbox, state)
         self.personal = Personal(
             self.adoption,
             self.history,
@@ -126,7 +132,9 @@ class Parts:
         self.learner = self._new_learner()
         self.devices = self._new_devices()
         self.score_out = Restartable(self._run_outputs)
-        self.tell_health = Restartable(lambda: serve_health(self.board, self.settings.metrics))
+        self.tell_health = Restartable(
+            lambda: serve_health(self.board, self.settings.metrics, self.egress)
+        )
 
     def apply(self, now: AgentSettings) -> None:
         """Give every owner its settings as they are now; `agent/reload.py` says which can be."""
@@ -169,7 +177,7 @@ class Parts:
             settings.broker,
             self.identity,
             self.outbox,
-            Reporting(self.adoption, self.history, self.personal),
+            Reporting(self.adoption, self.history, self.personal, MaskedFigures(self.identity)),
             self.turn,
             self.adoption,
             self.orders,
@@ -179,7 +187,14 @@ class Parts:
             Renewal(self.identity, root, self.state, self.status),
             self.progress,
             settings.outbox.chunk_bytes,
+            meter_of=lambda broker: self.egress.broker(broker.host, broker.port),
+            told=self._follow,
+            on_mark=self.privacy.on_mark,
         )
+
+    def _follow(self, identity: Identity) -> None:
+        """Go on by a newer charter or credential: keys, names and files are the same."""
+        self.identity = self.learner.identity = identity
 
     def _new_learner(self) -> Learner:
         settings = self.settings
@@ -199,6 +214,7 @@ class Parts:
             chunk_bytes=settings.outbox.chunk_bytes,
             progress=self.progress,
             budget=self.budget,
+            privacy=self.privacy,
         )
 
     def _new_devices(self) -> list[DeviceTask]:
@@ -221,7 +237,7 @@ class Parts:
 
     def _new_outputs(self) -> Outputs:
         settings, site = self.settings, self.identity.credential.site
-        return Outputs(settings.scores, self.context, site, settings.opcua_sources)
+        return Outputs(settings.scores, self.context, site, settings.opcua_sources, self.egress)
 
     def _give_scores(self, scores: Sequence[Score]) -> None:
         self.outputs.take(scores)

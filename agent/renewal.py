@@ -5,20 +5,22 @@ It asks once a day, so that a newer charter comes and that a clock which is far 
 validity is left.  Without an authority online nothing happens, and it asks again.
 
 The next certificate is for the next connection; one that is up is not ended for it.  A newer
-charter or credential counts from the next start.  An agent that was revoked delivers nothing, since
-what it delivers would be refused, and keeps it until it is enrolled again.
+charter or credential counts at once.  An agent that was revoked delivers nothing, since what it
+delivers would be refused, and keeps it until it is enrolled again.  One whose credential a newer
+charter does not count, because another key enrols now, asks for its next one without waiting.
 
 Certificates are read where there is one: an agent without TLS does not load what that takes.
 """
 
 import logging
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.config import Identity
+from agent.kept_identity import uncounted
 from agent.status import Status
 from wire.errors import SettingsError
 from wire.messages import Renewal as Question
@@ -63,6 +65,17 @@ class Renewal:
     _list: int = field(default=0, init=False)
     _warned_s: float | None = field(default=None, init=False)
 
+    def __post_init__(self) -> None:
+        self.follow(self.identity)
+
+    def follow(self, identity: Identity) -> None:
+        """Go on by a newer charter or credential."""
+        self.identity = identity
+        reason = uncounted(identity)
+        self.status.renewed = f"its credential does not count: {reason}" if reason else ""
+        if reason:
+            logger.warning("%s", self.status.renewed)
+
     @property
     def is_revoked(self) -> bool:
         """Whether the authority says that this agent's credential is not to be believed."""
@@ -91,7 +104,7 @@ class Renewal:
         """
         if self._own is None:
             return None
-        is_due = self._own.is_due(now)
+        is_due = self._own.is_due(now) or bool(self.status.renewed)
         if self._next_s is None or (is_due and not self._was_due):
             longest_s = _FIRST_DUE_S if is_due else _FIRST_ROUTINE_S
             self._next_s = now_s + self.rng.uniform(0.0, longest_s)
@@ -102,30 +115,33 @@ class Renewal:
         self._next_s = now_s + pause_s * self.rng.uniform(1 - _SPREAD, 1 + _SPREAD)
         return self._own.question(self.identity)
 
-    def on_answer(self, payload: bytes) -> None:
-        """Take the authority's answer.
+    def on_answer(self, payload: bytes) -> Identity | None:
+        """Take the authority's answer; returns who the agent is now where that is news.
 
         Raises:
           WireError: it is refused, and nothing changed.
         """
         own = self._own
         if own is None:
-            return
+            return None
         from agent.own_certificate import take_answer  # noqa: PLC0415
 
         try:
             newer = take_answer(payload, own, self.identity, self.root, self.state)
         except SettingsError as error:
             logger.warning("what was renewed could not be kept: %s", error)
-            return
+            return None
         if newer.certificate != own.certificate:
             end = newer.certificate.not_valid_after_utc
             logger.info("the certificate was renewed until %s", f"{end:%Y-%m-%d}")
             self.newest(self._broker)
-        if newer.trust != self.identity.trust or newer.own != self.identity.credential:
-            epoch, serial = newer.trust.charter.epoch, newer.own.serial
-            logger.warning("charter %d, credential %d: from the next start on", epoch, serial)
-            self.status.renewed = f"charter {epoch} and credential {serial} wait for a restart"
+        now = replace(
+            self.identity,
+            trust=newer.trust,
+            credential=newer.own,
+            credential_envelope=newer.credential,
+        )
+        return now if now != self.identity else None
 
     def on_revoked(self, payload: bytes) -> bool:
         """Take the list of revoked credentials; returns whether this agent is on it.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from agent.adoption import Adopted, Adoption
+from agent.figures import MaskedFigures, judged
 from agent.history import History
 from agent.judge import judge
 from agent.personal import Personal
@@ -25,7 +26,7 @@ _NOTHING_S = 5.0
 class _Subject:
     """What a report was about; another one is due when it changes."""
 
-    head: int
+    head: int | tuple[bytes, ...]
     serving: str
     has_statistics: bool
 
@@ -37,6 +38,7 @@ class Reporting:
     adoption: Adoption
     history: History
     personal: Personal
+    masked: MaskedFigures | None = None
     _told: _Subject | None = None
     _again_s: float = 0.0
 
@@ -53,8 +55,9 @@ class Reporting:
         adopted = self.adoption.current
         if adopted is None:
             return None
+        is_masked = adopted.head.policy.protection == "masked"
         subject = _Subject(
-            adopted.head.sequence,
+            tuple(judged(adopted.head)) if is_masked else adopted.head.sequence,
             self.personal.serving(adopted).reason,
             self._has_statistics(adopted),
         )
@@ -67,11 +70,14 @@ class Reporting:
 
     def _report(self, adopted: Adopted, statistics: Statistics | None) -> Report | None:
         held_out = self.history.read(held_out=True, in_stretches=adopted.in_stretches)
-        judged, choice = judge(adopted, held_out), self.personal.choice(adopted, held_out)
-        if judged is None and choice is None and statistics is None:
+        judgement, choice = judge(adopted, held_out), self.personal.choice(adopted, held_out)
+        if judgement is None and choice is None and statistics is None:
             return None
-        report = judged or Report(head=adopted.head.sequence)
-        return msgspec.structs.replace(report, choice=choice, statistics=statistics)
+        report = judgement or Report(head=adopted.head.sequence)
+        report = msgspec.structs.replace(report, choice=choice, statistics=statistics)
+        if adopted.head.policy.protection != "masked":
+            return report
+        return self.masked.sealed(report, adopted.head) if self.masked is not None else None
 
     def _has_statistics(self, adopted: Adopted) -> bool:
         """Whether all sites' statistics are wanted, and there are rows enough to add ours."""

@@ -20,6 +20,25 @@ ANSWER_S = 5.0
 _MOST_CONNECTIONS = 8
 
 
+CountAnswer = Callable[[str, int], None]
+"""Takes a client's address and the bytes of an answer."""
+
+
+class _Counted:
+    """A socket, as handlers use it, that counts what is sent (`socketserver._SocketWriter`)."""
+
+    def __init__(self, held: socket.socket) -> None:
+        self._held, self.sent_bytes = held, 0
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  the socket's
+        return getattr(self._held, name)
+
+    def sendall(self, data: bytes | memoryview) -> None:
+        """Send all; what is cut short counts whole."""
+        self.sent_bytes += len(data)
+        self._held.sendall(data)
+
+
 class SmallServer(ThreadingHTTPServer):
     """A few connections at a time, each for `answer_s` seconds, each in a thread of its own."""
 
@@ -28,8 +47,12 @@ class SmallServer(ThreadingHTTPServer):
     answer_s = ANSWER_S
 
     def __init__(
-        self, address: tuple[str, int], handler: Callable[..., BaseRequestHandler]
+        self,
+        address: tuple[str, int],
+        handler: Callable[..., BaseRequestHandler],
+        count: CountAnswer = lambda _client, _size: None,
     ) -> None:
+        self._count = count
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._since_s: dict[socket.socket, float] = {}
         super().__init__(address, handler)
@@ -46,6 +69,15 @@ class SmallServer(ThreadingHTTPServer):
             return
         self._since_s[request] = time.monotonic()
         super().process_request(request, client_address)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  the library's
+        """Answer one connection, and count what went out."""
+        counted = _Counted(request)
+        try:
+            super().finish_request(counted, client_address)  # type: ignore[arg-type]
+        finally:
+            if counted.sent_bytes:
+                self._count(str(client_address[0]), counted.sent_bytes)
 
     def shutdown_request(self, request: Any) -> None:  # noqa: ANN401  the library's
         """End a connection; called by its own thread."""

@@ -10,6 +10,7 @@ import msgspec
 
 from agent.budget import BudgetReport
 from agent.devices import DeviceReport
+from agent.privacy import PrivacyReport
 from agent.samples import StoreCounters
 from agent.sensors.source import SourceReport
 from agent.serve.inbox import OutputReport
@@ -74,6 +75,8 @@ class Status(msgspec.Struct, kw_only=True):
     learning: str = "waiting for a head"
     budget: BudgetReport | None = None
     """What the gateway can spare for training, and what was seen of it last."""
+    privacy: PrivacyReport | None = None
+    """What is promised and what it has cost; `journeyman-agent privacy` says it in words."""
     produced: int = 0
     outcomes: dict[str, int] = {}
     scored: int = 0
@@ -86,9 +89,11 @@ class Status(msgspec.Struct, kw_only=True):
     certificate_ends: float | None = None
     """The same as Unix time."""
     renewed: str = ""
-    """What the enrolment authority renewed and a restart will use."""
+    """That the newest charter does not count the agent's own credential, and why."""
     revoked: str = ""
     """That the enrolment authority revoked this agent; nothing is delivered then."""
+    egress: str = ""
+    """How many bytes ever left this gateway; `journeyman-agent egress` has them by category."""
     refused: str = ""
     """Last message from the network that was refused, and why."""
 

@@ -1,13 +1,17 @@
 """What the status says in words: sources, clocks and health, each in one line.  Pure."""
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
+from agent.egress.lines import Account
 from agent.sensors.source import ChannelSettings
 from agent.serve.score import OK
 from agent.signals.quality import ChannelQuality
 from agent.status import Status
 
 _CLOCKS_SAID = 3
+_DESTINATIONS_SAID = 3
+_THOUSAND = 1000.0
 
 
 def in_one_line(states: Iterable[str]) -> str:
@@ -32,6 +36,28 @@ def clocks_in_words(channels: Sequence[ChannelQuality]) -> str:
     ]
     more = len(known) - len(said)
     return "; ".join(said + [f"and {more} more channels"] * (more > 0)) or OK
+
+
+def egress_in_words(account: Account) -> str:
+    """How much ever left: `1.2 MB since 2026-11-22, to broker 10.0.0.1:8883`."""
+    if not account.lines:
+        return "nothing"
+    total = sum(line.bytes for line in account.lines)
+    destinations = list(dict.fromkeys(line.destination for line in account.lines))
+    more = len(destinations) - _DESTINATIONS_SAID
+    said = ", ".join(destinations[:_DESTINATIONS_SAID]) + f" and {more} more" * (more > 0)
+    since = datetime.fromtimestamp(account.since, UTC)
+    return f"{in_bytes(total)} since {since:%Y-%m-%d}, to {said}"
+
+
+def in_bytes(count: int) -> str:
+    """A number of bytes: `317 B`, `12.3 kB`, `1.2 GB`."""
+    size, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < _THOUSAND:
+            break
+        size, unit = size / _THOUSAND, larger
+    return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
 def channel_lines(

@@ -12,7 +12,7 @@ import numpy as np
 from agent.health import keep_watch
 from agent.parts import Parts
 from agent.status import CHANNELS_FILE_NAME, FILE_NAME, Status, as_json, replace_file
-from agent.status_words import clocks_in_words, health, in_one_line
+from agent.status_words import clocks_in_words, egress_in_words, health, in_one_line
 from wire.errors import one_line
 from wire.notify import notify, watchdog_interval_s
 
@@ -40,6 +40,7 @@ class Telling:
     async def report(self) -> None:
         """Say how the agent is: status files, and what `/metrics` tells."""
         notify("READY=1")
+        self._parts.egress.start()
         channels_s = 0.0
         with self._parts.progress.watching("status", _STATUS_SILENT_S) as beat:
             while True:
@@ -94,12 +95,15 @@ class Telling:
         status.personal = parts.personal.state
         status.devices = [device.report for device in parts.devices]
         status.budget = parts.budget.report()
+        status.privacy = parts.privacy.report()
+        status.egress = egress_in_words(parts.egress.account())
         parts.connection.renewal.tell(datetime.now(UTC), time.monotonic())
         parts.outputs.health(health(status))
         return status
 
     def write_now(self) -> None:
         """Write the status file once more, as the agent ends."""
+        self._parts.egress.close()
         self._write(as_json(self.look()))
 
     def _write(self, data: bytes) -> None:
@@ -115,8 +119,9 @@ class Telling:
     def _storage(self) -> str:
         """What is wrong with the disk and its files, for people; `ok` when nothing is."""
         parts, store = self._parts, self._parts.acquisition.store
-        files = (parts.outbox, parts.history, parts.models, parts.labels, store)
-        problems = [file.problem for file in (*files, parts.local_tensors) if file.problem]
+        files = (parts.outbox, parts.history, parts.models, parts.labels, store, parts.egress)
+        files = (*files, parts.local_tensors, parts.privacy)
+        problems = [file.problem for file in files if file.problem]
         kept = sorted(path.name for path in parts.state.glob("*.damaged-*[0-9]"))
         if kept:
             problems.append(f"damaged files were kept for examination: {', '.join(kept)}")

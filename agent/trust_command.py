@@ -1,4 +1,4 @@
-"""`journeyman-agent trust`: which OPC UA servers the agent talks to.
+"""`journeyman-agent trust`: which OPC UA servers are trusted, and what the coordinator signed.
 
 Works on the files of the state directory, whether the agent runs or not; a running agent reads them
 at its next attempt to connect.  Run as root, it works as the owner of that directory: the agent can
@@ -7,6 +7,7 @@ use what it wrote, and links in there lead root nowhere.
 
 import argparse
 import contextlib
+import io
 import os
 import re
 import sys
@@ -18,6 +19,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
 from agent.config import read_agent_settings, resolve
+from agent.enrolled import read_enrolled
+from agent.heads import kept_heads
 from agent.sensors.opcua.certificates import (
     MAX_CERTIFICATE_BYTES,
     application_uri,
@@ -38,8 +41,9 @@ from agent.sensors.opcua.trust_store import (
     pki_directory,
     read_trust_list,
 )
+from wire.audit_file import HeadsOpening, write_heads
 from wire.errors import MalformedError, SettingsError
-from wire.files import read_small
+from wire.files import read_small, replace_file
 
 _THUMBPRINT = re.compile(r"[0-9A-F]{40}|[0-9A-F]{64}")
 _AGAIN = "a running agent uses this at its next attempt to connect; no restart is needed"
@@ -76,6 +80,16 @@ def add_trust(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     add.set_defaults(command=_add)
     remove.add_argument("thumbprint", metavar="THUMBPRINT", help="as `trust list` shows it")
     remove.set_defaults(command=_remove)
+    heads = actions.add_parser(
+        "heads",
+        help="write the coordinator's last heads to a file, for journeyman audit compare",
+        description="Writes the last heads that this agent accepted, as the coordinator signed "
+        "them. Held against its exported audit log, together with those of other sites, they show "
+        "whether it told all of you the same.",
+    )
+    heads.add_argument("config", type=Path, help="the agent's TOML file")
+    heads.add_argument("--out", type=Path, required=True, help="the file; an old one is replaced")
+    heads.set_defaults(command=_heads)
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -92,6 +106,17 @@ def _add(options: argparse.Namespace) -> int:
 def _remove(options: argparse.Namespace) -> int:
     with _pki(options.config) as pki:
         return _say(remove_from_list(pki, options.thumbprint))
+
+
+def _heads(options: argparse.Namespace) -> int:
+    settings = read_agent_settings(options.config)
+    trust, credential = read_enrolled(options.config, settings.trust)
+    with as_owner(resolve(options.config, settings.agent.state_dir)) as directory:
+        kept = kept_heads(directory / "models.db")
+    stream = io.BytesIO()
+    write_heads(stream, HeadsOpening(trust.federation, credential.agent, len(kept)), kept)
+    replace_file(options.out, stream.getvalue())
+    return _say(f"{options.out}: {len(kept)} heads that {credential.agent} accepted")
 
 
 def _say(text: str) -> int:

@@ -55,6 +55,7 @@ class _Wish:
     examples: int
     bundle: bytes
     inputs: Callable[[], NDArray[np.float32]]
+    is_private: bool
 
 
 @dataclass
@@ -106,6 +107,8 @@ class Turn:
         examples: int,
         bundle: bytes,
         inputs: Callable[[], NDArray[np.float32]],
+        *,
+        is_private: bool = False,
     ) -> None:
         """Say what would be trained, for the next ask.
 
@@ -114,8 +117,10 @@ class Turn:
           examples: training rows.
           bundle: SHA-256 of the bundle.
           inputs: gives the standardised inputs of the training rows, when a histogram is due.
+          is_private: the policy asks for differential privacy, whose budget is for updates alone:
+            neither loss nor histogram is told.
         """
-        self._wish = _Wish(base_version, examples, bundle, inputs)
+        self._wish = _Wish(base_version, examples, bundle, inputs, is_private)
 
     def withdraw(self) -> None:
         """Nothing is to be trained now: a grant would hold a slot that others need."""
@@ -172,15 +177,16 @@ class Turn:
         if wish is None or not self.is_due(now_s):
             return None
         self._due_s = now_s + next_ask_s(self.rng)
-        if is_due(self._shown, wish.bundle, self.taken):
+        if not wish.is_private and is_due(self._shown, wish.bundle, self.taken):
             self._show(next_shown(wish.bundle, self.taken, wish.inputs(), self.rng))
         self._asks += 1
         fits = self._shown is not None and self._shown.bundle == wish.bundle
+        fits = fits and not wish.is_private
         return readiness(
             wish.base_version,
             wish.examples,
             conditions,
-            loss=self.loss,
+            loss=None if wish.is_private else self.loss,
             uplink_s=self._uplink_s,
             shown=self._shown if fits else None,
             asks=self._asks - 1,

@@ -31,7 +31,11 @@ from coordinator.server_optimizer import ServerOptimizer, Vector
 from coordinator.strategies.strategy import Offer, Rejected, Step, Strategy
 
 FARTHEST_STEP = 100.0
-"""A version this many times `clip_norm` away from the one before has diverged."""
+"""A version this many times as far away from the one before as an honest update may be, without its
+rounding, has diverged."""
+_NOISE_TAIL = 7.0
+"""The norm of P normal numbers exceeds sqrt(P) + t with a probability below exp(-t^2 / 2) (Laurent
+and Massart, Ann. Stat. 28, 2000, lemma 1): one honest update in 4e10 is refused for its noise."""
 
 
 class Diverged(Exception):  # noqa: N818 - states what happened
@@ -48,6 +52,7 @@ class Rules:
       optimizer: from the pseudo-gradient to weights.
       clip_norm: the policy's L2 bound of an update.
       k_min: least number of distinct sites behind any sum that is looked at.
+      noise: standard deviation of the noise in each number of an update, 0 for none.
     """
 
     strategy: Strategy
@@ -55,6 +60,15 @@ class Rules:
     optimizer: ServerOptimizer
     clip_norm: float
     k_min: int = 1
+    noise: float = 0.0
+
+    def reach(self, parameters: int) -> float:
+        """Largest norm of an honest update before it is rounded: clipped, and noised for privacy.
+
+        Of the noise nothing is known but its deviation, so a hostile site may use all of that room;
+        in a mean it is as hard to see there as honest noise.
+        """
+        return self.clip_norm + self.noise * (math.sqrt(parameters) + _NOISE_TAIL)
 
 
 @dataclass(frozen=True)
@@ -94,9 +108,9 @@ def begin(rules: Rules, params: NDArray[np.float32], version: int = 0) -> Model:
     )
 
 
-def norm_bound(clip_norm: float, scale: float, parameters: int) -> float:
-    """Largest norm of an honest update: it is clipped, then each number rounded by up to a step."""
-    return clip_norm + scale * math.sqrt(parameters)
+def norm_bound(reach: float, scale: float, parameters: int) -> float:
+    """Largest norm of an honest update: after its `reach` each number is rounded, up to a step."""
+    return reach + scale * math.sqrt(parameters)
 
 
 def take(
@@ -114,14 +128,15 @@ def take(
     weight = rules.strategy.admit(offer, model.buffer, model.version)
     if isinstance(weight, Rejected):
         return weight
-    bound = norm_bound(rules.clip_norm, scale, len(delta))
+    bound = norm_bound(rules.reach(len(delta)), scale, len(delta))
     if not is_within(delta, scale, bound):
         norm = distance(delta, scale)
-        return Rejected(f"norm {norm:.4g} exceeds {bound:.4g}, the policy's clip_norm and rounding")
+        allowed = "clip_norm, noise and rounding" if rules.noise else "clip_norm and rounding"
+        return Rejected(f"norm {norm:.4g} exceeds {bound:.4g}, the policy's {allowed}")
     coefficient, divisor, away = weight, weight, 0.0
     if rules.robust.clip != "none":
         away = distance(delta, scale, model.centre if model.centre.size else None)
-        coefficient = clipped(weight, away, model.radius or rules.clip_norm)
+        coefficient = clipped(weight, away, model.radius or rules.reach(len(delta)))
         divisor = weight * UNIT
     member = Member(
         agent=offer.agent,
@@ -185,8 +200,9 @@ def advance(
 def _check_step(rules: Rules, before: NDArray[np.float32], after: NDArray[np.float32]) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         moved = float(np.sqrt(np.square(after.astype(np.float64) - before).sum()))
-    if not moved <= FARTHEST_STEP * rules.clip_norm:  # also when it is NaN
+    farthest = FARTHEST_STEP * rules.reach(len(after))
+    if not moved <= farthest:  # also when it is NaN
         raise Diverged(
-            f"a step of length {moved:.4g} is over {FARTHEST_STEP:g} times clip_norm "
-            f"{rules.clip_norm:g}; lower the learning rates"
+            f"a step of length {moved:.4g} is over {FARTHEST_STEP:g} times what an honest update "
+            f"reaches, {farthest / FARTHEST_STEP:.4g}; lower the learning rates"
         )

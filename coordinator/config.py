@@ -18,6 +18,7 @@ from coordinator.gate import GateSettings, unfit_metric
 from coordinator.initial import InitialSettings, first_weights
 from coordinator.robust import RobustSettings
 from coordinator.robust import problem_with as problem_with_robust
+from coordinator.secure.rules import problem_with_ring
 from coordinator.selection import SelectionSettings
 from coordinator.server_optimizer import ServerOptimizerSettings
 from coordinator.strategies.choice import StrategySettings, make_strategy
@@ -26,12 +27,12 @@ from coordinator.web.settings import WebSettings
 from wire.bundle import Bundle, read_bundle
 from wire.chunks import CHUNK_BYTES
 from wire.errors import SettingsError, WireError
-from wire.messages import MAX_CHUNKS, Policy
+from wire.messages import HELPERS, MAX_CHUNKS, Charter, Policy
 from wire.mqtt import BrokerSettings
 from wire.revocations import read_revoked_file
+from wire.safeguards import below, problems
 from wire.settings import Settings, host_problem, read_settings, settings_error
 from wire.signing import PrivateKey, parse_public_key, read_private_key
-from wire.sparse import problem_with as problem_with_sparse
 from wire.tally import check_judged
 from wire.tensors import Params
 from wire.trust import Trust, read_charter
@@ -172,10 +173,10 @@ def _contradictions(identity: Identity, settings: CoordinatorSettings) -> Iterat
         make_strategy(settings.strategy, settings.policy)
     except StrategyError as error:
         yield "strategy.function", str(error)
-    problem = problem_with_sparse(settings.policy)
-    if problem:
-        yield "policy.kept_share", problem
+    yield from _about_safeguards(identity, settings)
     yield from _about_calibration(settings)
+    if settings.policy.protection == "masked":
+        yield from _about_masks(identity.trust.charter, settings)
     if settings.initial.source == "site" and not settings.initial.site:
         yield "initial.site", "name the site that trains first"
 
@@ -209,6 +210,50 @@ def _about_the_bundle(
     if largest > MAX_CHUNKS * settings.coordinator.chunk_bytes:
         reason = f"{largest} bytes of bundle are more than {MAX_CHUNKS} chunks of this size"
         yield "coordinator.chunk_bytes", reason
+
+
+def _about_safeguards(
+    identity: Identity, settings: CoordinatorSettings
+) -> Iterator[tuple[str, str]]:
+    """Whether the policy keeps its own promises, and the charter's."""
+    policy, charter, manifest = settings.policy, identity.trust.charter, identity.bundle.manifest
+    for field, reason in problems(policy, k_min=charter.k_min):
+        yield f"policy.{field}", reason
+    problem = below(policy, charter.least)
+    if problem:
+        yield f"policy.{problem.split()[0]}", f"{problem} by the charter"
+    if policy.privacy == "record" and manifest.standardise == "local":
+        reason = "a bundle that is standardised by each site's own rows can not hide one of them"
+        yield "policy.privacy", reason
+    if policy.privacy == "record" and any(tensor.local for tensor in manifest.tensors):
+        reason = "a bundle with tensors that stay at the site can not hide one record there"
+        yield "policy.privacy", reason
+    if policy.noise_sites > 1 and settings.robust.clip != "none":
+        reason = "clipping lets some updates count less, and with them the noise that sites share"
+        yield "robust.clip", reason
+
+
+def _about_masks(charter: Charter, settings: CoordinatorSettings) -> Iterator[tuple[str, str]]:
+    """What secure aggregation can not do, or not safely."""
+    policy, strategy, robust = settings.policy, settings.strategy, settings.robust
+    if len(charter.helpers) != HELPERS:
+        reason = f"masks need three helpers in the charter; it names {len(charter.helpers)}"
+        yield "policy.protection", reason
+    if charter.k_min < 2:
+        reason = "a sum over one site hides nothing: the charter's k_min must be 2 or more"
+        yield "policy.protection", reason
+    if strategy.name not in ("fedbuff", "fedavg", "calibrated"):
+        reason = f"{strategy.name} looks at single updates; masked ones are known in sums only"
+        yield "strategy.name", reason
+    if strategy.name == "calibrated" and policy.weight_cap > 1:
+        reason = "masked weights are levelled, and agents under calibration rely on theirs: say 1"
+        yield "policy.weight_cap", reason
+    if robust.clip != "none":
+        reason = 'masked updates can not be measured one by one: say "none" and use buckets'
+        yield "robust.clip", reason
+    problem = problem_with_ring(policy, max(strategy.members, robust.buckets * charter.k_min))
+    if problem:
+        yield "policy.ring", problem
 
 
 def _about_calibration(settings: CoordinatorSettings) -> Iterator[tuple[str, str]]:

@@ -23,9 +23,10 @@ from coordinator.evaluation_log import EvaluationLog
 from coordinator.federation import Federation
 from coordinator.ingest import BUDGET_BYTES, Ingest, Update
 from coordinator.revocations import RevokedFile
+from coordinator.secure.exchange import Exchange
 from coordinator.store import KnownAgent, Store
-from wire.chunks import split
-from wire.codec import Counter, Opened, ReplayGuard, open_envelope, parse_body, seal
+from wire.chunks import CHUNK_BYTES, split
+from wire.codec import Counter, Opened, ReplayGuard, kind_of, open_envelope, parse_body, seal
 from wire.database import DiskError
 from wire.errors import (
     LinkDownError,
@@ -39,13 +40,20 @@ from wire.messages import (
     Command,
     CoordinatorState,
     Credential,
+    Endorsement,
+    Examine,
     Grant,
+    HelperState,
+    Masks,
     Readiness,
     Receipt,
     Receipts,
+    Release,
     Report,
     RevocationList,
+    Spent,
     UpdateHeader,
+    Verdicts,
 )
 from wire.mqtt import (
     PACKET_OVERHEAD,
@@ -77,15 +85,21 @@ _SILENT_S = 300.0
 _ORDERS_S = 0.5
 _FILE_S = 5.0
 _GRANTS_S = 0.2
+_HELPERS_S = 0.1
 _RECEIPTS_PER_MESSAGE = 200
 
 
 @dataclass(frozen=True)
 class Watermark:
-    """The answer to a birth: the highest sequence known of this incarnation."""
+    """The answer to a birth: the highest sequence known of this incarnation, and the mark.
+
+    Attributes:
+      spent: on privacy, over all incarnations of the agent.
+    """
 
     incarnation: str
     highest: int
+    spent: Spent
 
 
 Answer = tuple[str, Receipt | Watermark]
@@ -110,7 +124,9 @@ class Connection:
 
     def __post_init__(self) -> None:
         self.ingest = Ingest(max(BUDGET_BYTES, 4 * self.federation.update_bytes))
-        self._topics = Topics(self.identity.trust.federation)
+        federation = self.identity.trust.federation
+        self.exchange = Exchange(self.federation.sums, federation, CHUNK_BYTES)
+        self._topics = Topics(federation)
         self._counter = Counter(self.boot)
         self._guards: dict[tuple[str, str], tuple[tuple[str, int], ReplayGuard]] = {}
         self._known: dict[str, tuple[KnownAgent, PublicKey]] = {}
@@ -156,6 +172,8 @@ class Connection:
             await link.subscribe(
                 [self._topics.all_updates, self._topics.all_reports, self._topics.all_asks]
             )
+            if self.exchange.sums.helpers:
+                await link.subscribe(self._topics.from_helpers)
             if link.packet_bytes is not None:
                 self._limit_chunks(link.packet_bytes - PACKET_OVERHEAD)
             await self._publish_head(link)
@@ -166,6 +184,7 @@ class Connection:
             tasks.create_task(self._send_orders(link), name="orders")
             tasks.create_task(self._send_grants(link), name="grants")
             tasks.create_task(self._tick(), name="tick")
+            tasks.create_task(self._ask_helpers(link), name="helpers")
             tasks.create_task(self._watch_revoked_file(), name="revoked")
             # Last: a thousand retained births would stand before head, birth and receipts.
             await link.subscribe([self._topics.all_states])
@@ -183,7 +202,9 @@ class Connection:
         )
         return self._seal(state)
 
-    def _seal(self, message: CoordinatorState | Receipts | Command | Grant) -> bytes:
+    def _seal(
+        self, message: CoordinatorState | Receipts | Command | Grant | Examine | Release
+    ) -> bytes:
         return seal(
             message,
             federation=self.identity.trust.federation,
@@ -237,6 +258,8 @@ class Connection:
             self._on_report(topic, message.payload, now_s)
         elif kind == "ask":
             self._on_ask(topic, message.payload, now_s)
+        elif kind == "helper":
+            self._on_helper(topic, message.payload, now_s)
         elif kind == "revoked":
             self._on_revoked(read_revoked(message.payload, self.identity.trust))
         elif kind == "state" and topic != self._topics.coordinator_state:
@@ -257,6 +280,7 @@ class Connection:
         ):
             reason = f"update header of {header.agent} {header.incarnation}/{header.sequence}"
             raise MalformedError(reason + " was published under another id")
+        self.store.note_spent(at.agent, header.spent)
         known = self.federation.status_of(header)
         if known is not None:
             self._send([(at.agent, known)])
@@ -264,8 +288,8 @@ class Connection:
         if self._is_revoked(sender):
             self._alarm_revoked(at.agent, sender.serial, f"update {header.sequence} was refused")
         if not header.dropped and self.federation.problem_with(header) is not None:
-            return Update(header, b"")  # its chunks would change nothing
-        taken = self.ingest.on_header(header, now_s)
+            return Update(header, b"", payload)  # its chunks would change nothing
+        taken = self.ingest.on_header(header, now_s, payload)
         if isinstance(taken, Receipt):
             self._send([(at.agent, taken)])
             return None
@@ -280,6 +304,39 @@ class Connection:
         report = parse_body(opened, Report)
         self._after(self.federation.on_report(agent, known.site, report, now_s))
         self.evaluations.print_new(self.federation)
+
+    def _on_helper(self, topic: str, payload: bytes, now_s: float) -> None:
+        """What a helper of secure aggregation says."""
+        name, what, chunk = self._topics.parse_helper(topic)
+        if chunk is not None:
+            digest, at = chunk
+            complete = self.exchange.on_chunk(name, bytes.fromhex(digest), at, payload)
+            if complete is not None:
+                self._after(self.federation.on_masks(complete.manifest, complete.masks, now_s))
+                self.evaluations.print_new(self.federation)
+            return
+        if what == "state":
+            helper, opened = self.exchange.verified(payload, "helper-state", name)
+            self.exchange.on_state(helper, parse_body(opened, HelperState))
+            return
+        kind = kind_of(payload, ("verdicts", "endorsement", "masks"))
+        helper, opened = self.exchange.verified(payload, kind, name)
+        if kind == "masks":
+            self.exchange.on_masks(helper, parse_body(opened, Masks))
+        elif kind == "verdicts":
+            self._after(self.federation.on_verdicts(helper, parse_body(opened, Verdicts)))
+        else:
+            endorsement = parse_body(opened, Endorsement)
+            self._after(self.federation.on_endorsement(helper, endorsement, payload))
+
+    async def _ask_helpers(self, link: Link) -> None:
+        """Show reports and manifests to the helpers, and ask for masks."""
+        while True:
+            for ask in self.exchange.due(time.monotonic()):
+                message = ask.message
+                data = message if isinstance(message, bytes) else self._seal(message)
+                await link.publish(self._topics.helper_ask(ask.helper), data)
+            await asyncio.sleep(_HELPERS_S)
 
     def _on_ask(self, topic: str, payload: bytes, now_s: float) -> None:
         agent = self._topics.agent_of(topic, "ask")
@@ -334,6 +391,7 @@ class Connection:
             session=state.session,
         )
         self.store.keep_agent(born, state.status)
+        self.store.keep_credential(agent, state.credential)
         self._known.pop(agent, None)
         if state.status == "online":
             self.store.answered(agent, state.order)
@@ -343,7 +401,8 @@ class Connection:
 
     def _answer_birth(self, agent: str, state: AgentState) -> None:
         highest = self.store.highest(agent, state.incarnation)
-        self._send([(agent, Watermark(state.incarnation, highest))])
+        spent = self.store.spent(agent)
+        self._send([(agent, Watermark(state.incarnation, highest, spent))])
 
     def _note_new_incarnation(self, agent: str, known: KnownAgent, state: AgentState) -> None:
         detail = f"incarnation {state.incarnation} after {known.incarnation}: "
@@ -493,7 +552,10 @@ def _messages(
         for start in range(0, len(items), _RECEIPTS_PER_MESSAGE):
             yield agent, Receipts(items=tuple(items[start : start + _RECEIPTS_PER_MESSAGE]))
     for agent, mark in watermarks:  # a thousand at a restart: what settles updates goes first
-        yield agent, Receipts(incarnation=mark.incarnation, highest=mark.highest)
+        yield (
+            agent,
+            Receipts(incarnation=mark.incarnation, highest=mark.highest, spent=mark.spent),
+        )
 
 
 def _is_earlier(state: AgentState, credential: Credential, known: KnownAgent) -> bool:

@@ -11,7 +11,7 @@ updates, `coordinator/judging.py` says what is served.
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -24,7 +24,7 @@ from coordinator.aggregate import empty, settled
 from coordinator.aggregation import Model, Rules, begin
 from coordinator.config import CoordinatorSettings, Identity
 from coordinator.gate import metric_of, sites_of
-from coordinator.initial import site_alone
+from coordinator.initial import contributor_of, site_alone
 from coordinator.publication import (
     Named,
     delta_between,
@@ -42,6 +42,7 @@ from wire.chunks import describe, sha256
 from wire.evaluation import add
 from wire.figures import figure
 from wire.messages import Content, Delta, Head, Policy, Receipt, VersionRef
+from wire.safeguards import own_deviation
 from wire.settings import settings_error
 from wire.tensors import flatten, parameter_count, read_params, unflatten, write_params
 
@@ -74,6 +75,8 @@ class Current:
         self._shapes = identity.bundle.manifest.shared_shapes
         self.parameters = parameter_count(self._shapes)
         self.chunk_bytes = settings.coordinator.chunk_bytes
+        with store.transaction():
+            store.audit.begin(identity.trust.envelope)
         saved = store.load()
         if saved is None:
             saved = self._begin()
@@ -102,6 +105,10 @@ class Current:
                 serve=first,
                 judged=0,
             )
+            source, contributor = contributor_of(
+                self.settings.initial, self.identity.bundle.manifest
+            )
+            self.store.audit.note_initial(source, contributor, first.content.digest)
             self.store.add_version(0, 0, first.content.digest, 0, time.time())
             self.store.record.note_served(Served(0, 0, first.content.digest), time.time())
             model = begin(self.usual_rules, flatten(self.identity.initial))
@@ -216,10 +223,13 @@ class Current:
         status: Literal["folded", "refused", "void"],
         reason: str,
         version: int,
+        keys: Sequence[tuple[str, str, int]] | None = None,
     ) -> None:
-        """Give the buffer's members their outcome."""
+        """Give updates their outcome: the ones of these keys, or all that were committed."""
+        if keys is None:
+            self.store.secure.forget_updates()
         for agent, incarnation, sequence, digest in self.store.settle_committed(
-            status, reason, version
+            status, reason, version, keys
         ):
             outcome = Receipt(
                 incarnation=incarnation,
@@ -263,7 +273,11 @@ class Current:
             [each for each in self.saved.judged_refs if each not in saved.judged_refs]
         )
         self.saved = saved  # the policy depends on the version
-        self._head, envelope = seal_head(saved, self.policy, self.store.training, self.identity)
+        audit = self.store.audit
+        self._head, envelope = seal_head(
+            saved, self.policy, self.store.training, self.identity, audit.tree
+        )
+        audit.note_head(self._head, envelope)
         self.saved = msgspec.structs.replace(saved, head=envelope)
         self.store.save(self.saved)
         bases = self.store.newest_digests(self.usual_rules.strategy.kept_bases)
@@ -307,4 +321,5 @@ def _rules(settings: CoordinatorSettings, policy: Policy, k_min: int) -> Rules:
         optimizer=make_server_optimizer(settings.server_optimizer),
         clip_norm=policy.clip_norm,
         k_min=k_min,
+        noise=own_deviation(policy),
     )

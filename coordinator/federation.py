@@ -22,6 +22,7 @@ No I/O but the store; the caller passes monotonic time and sends what is returne
 import logging
 import time
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,10 +36,23 @@ from coordinator.ingest import Update, receipt
 from coordinator.judging import Judging
 from coordinator.observing import Observing
 from coordinator.publication import Named, still_useful
+from coordinator.secure.figures import MaskedFigures
+from coordinator.secure.rows import Sealed
+from coordinator.secure.sums import Opened, Sums
+from coordinator.secure.updates import MaskedUpdates, UpdateKey
 from coordinator.store import Saved, Store
 from coordinator.strategies.strategy import Offer, Rejected
 from wire.errors import MalformedError
-from wire.messages import CONFLICT, Head, Policy, Receipt, Report, UpdateHeader
+from wire.messages import (
+    CONFLICT,
+    Endorsement,
+    Head,
+    Policy,
+    Receipt,
+    Report,
+    UpdateHeader,
+    Verdicts,
+)
 from wire.settings import settings_error
 from wire.sparse import decode_sparse, kept_count, largest_sparse_bytes
 from wire.tensors import read_integers, update_bytes
@@ -57,6 +71,9 @@ class Federation:
         self._current = Current(store, settings, identity)
         self._judging = Judging(self._current, now_s)
         self._observing = Observing(store, settings, identity)
+        self.sums = Sums(store.secure, identity.trust.charter, identity.key)
+        self._masked = MaskedUpdates(self._current, self.sums)
+        self._figures = MaskedFigures(self._current, self.sums)
         self._buffer_since_s = now_s
         self._duplicates = 0
         self._publish_settings(now_s)
@@ -126,6 +143,8 @@ class Federation:
     def update_bytes(self) -> int:
         """Largest size of a client update's content under the policy."""
         policy, parameters = self._policy, self._current.parameters
+        if policy.protection == "masked":
+            return self._masked.update_bytes
         if policy.kept_share < 1:
             return largest_sparse_bytes(policy.bits, parameters, self._most_kept)
         return update_bytes(policy.bits, parameters)
@@ -185,6 +204,14 @@ class Federation:
         if self._is_ready(now_s):
             with current.step():
                 self._advance(result, now_s, self._policy.scale)
+        if self._policy.protection == "masked":
+            with current.step():
+                self._figures.propose(now_s)
+                if not self._masked.propose(now_s):
+                    stranded = self._masked.stranded(now_s)
+                    self._store.secure.forget([sealed.report for sealed in stranded])
+                    reason = "training is closed, and too few sites' updates wait for a sum"
+                    self._lose(result, "void", [(sealed, reason) for sealed in stranded])
         if current.head.training != self._store.training:
             with current.step():
                 current.publish({})
@@ -200,6 +227,11 @@ class Federation:
           MalformedError: it says what can not be true of this bundle's models.
         """
         result, current = Result(), self._current
+        if self._policy.protection == "masked":
+            with current.step():
+                for sealed in report.sealed:
+                    self._figures.take(agent, site, sealed)
+            return result
         self._observing.check(report, current.saved)
         with current.step():
             changes = self._observing.take(agent, site, report, current.saved, current.chunk_bytes)
@@ -208,6 +240,65 @@ class Federation:
                 result.head_moved = True
         self._judging.judge(result, now_s)
         return result
+
+    # Masked updates: what helpers say (`coordinator/secure/`)
+
+    def on_verdicts(self, helper: str, verdicts: Verdicts) -> Result:
+        """Take a helper's verdicts; `helper` is its signing key, hexadecimal."""
+        result = Result()
+        with self._current.step():
+            self._lose(result, "refused", self.sums.take_verdicts(helper, verdicts.items))
+        return result
+
+    def on_endorsement(self, helper: str, endorsement: Endorsement, envelope: bytes) -> Result:
+        """Take a helper's word about a manifest."""
+        result = Result()
+        with self._current.step():
+            lost = self.sums.take_endorsement(helper, endorsement, envelope)
+            self._lose(result, "void", lost)
+        return result
+
+    def on_masks(self, manifest: bytes, masks: list[bytes], now_s: float) -> Result:
+        """Open a sum with the helpers' masks, and make of it what it is for.
+
+        Raises:
+          MalformedError: the masks do not fit the manifest.
+        """
+        result, current = Result(), self._current
+        with current.step():
+            opened = self.sums.open(manifest, masks)
+            self._store.secure.forget([sealed.report for sealed in opened.members])
+            if opened.manifest.purpose == "update":
+                self._fold_opened(result, opened, now_s)
+            else:
+                changes = self._figures.opened(opened)
+                if changes:
+                    current.publish(dict(changes))
+                    result.head_moved = True
+        self._judging.judge(result, now_s)
+        return result
+
+    def _fold_opened(self, result: Result, opened: Opened, now_s: float) -> None:
+        current = self._current
+        buffer, keys = self._masked.buffer(opened)
+        self._store.recount(keys, buffer.members)
+        current.model = replace(current.model, buffer=buffer)
+        self._advance(result, now_s, opened.manifest.scale, keys)
+        late = self._masked.late()
+        self._store.secure.forget([sealed.report for sealed in late])
+        self._lose(result, "refused", [(each, "late: its round is closed") for each in late])
+
+    def _lose(
+        self,
+        result: Result,
+        status: Literal["refused", "void"],
+        lost: list[tuple[Sealed, str]],
+    ) -> None:
+        """Give updates that will never be opened their outcome."""
+        for sealed, reason in lost:
+            if sealed.purpose == "update":
+                key = (sealed.agent, sealed.incarnation, sealed.sequence)
+                self._current.settle(result, status, reason, 0, [key])
 
     # Updates, inside the caller's step
 
@@ -237,6 +328,8 @@ class Federation:
         refused = self.problem_with(header)
         if refused is not None:
             return refused
+        if self._policy.protection == "masked":
+            return self._masked.take(update, self._offer(header))
         try:
             delta = self._integers(update)
         except MalformedError as error:
@@ -272,17 +365,28 @@ class Federation:
             return Rejected(f"lineage {header.lineage} was abandoned")
         if self._store.version_digest(header.base_version) != header.base_digest:
             return Rejected(f"base version {header.base_version} is not one of ours")
-        if (header.scale, header.bits) != (policy.scale, policy.bits):
-            return Rejected(f"scale {header.scale} x {header.bits} bits is not the policy's")
-        size, is_sparse = header.content.size, policy.kept_share < 1
-        fits = size <= self.update_bytes if is_sparse else size == self.update_bytes
-        if not fits or header.kept > (self._most_kept if is_sparse else 0):
-            return Rejected(f"{size} bytes do not fit {current.parameters} parameters")
+        unfit = self._unfit_content(header)
+        if unfit:
+            return Rejected(unfit)
         if header.weight > min(policy.weight_cap, max(header.examples, 1)):
             return Rejected(f"weight {header.weight} exceeds examples or the policy's cap")
         model = current.model
         admitted = current.rules.strategy.admit(self._offer(header), model.buffer, model.version)
         return admitted if isinstance(admitted, Rejected) else None
+
+    def _unfit_content(self, header: UpdateHeader) -> str:
+        policy = self._policy
+        if (header.scale, header.bits) != (policy.scale, policy.bits):
+            return f"scale {header.scale} x {header.bits} bits is not the policy's"
+        if policy.protection == "masked":
+            unfit = self._masked.problem_with(header)
+        else:
+            unfit = "masked, which the policy does not ask for" if header.masked else ""
+        size, is_sparse = header.content.size, policy.kept_share < 1
+        fits = size <= self.update_bytes if is_sparse else size == self.update_bytes
+        if not unfit and (not fits or header.kept > (self._most_kept if is_sparse else 0)):
+            unfit = f"{size} bytes do not fit {self._current.parameters} parameters"
+        return unfit
 
     def _offer(self, header: UpdateHeader) -> Offer:
         known = self._store.agent(header.agent)
@@ -296,8 +400,21 @@ class Federation:
         current = self._current
         return is_ready(current.rules, current.model, now_s - self._buffer_since_s)
 
-    def _advance(self, result: Result, now_s: float, scale: float) -> None:
-        """Turn the buffer, whose steps have this scale, into a version and settle its members."""
+    def _advance(
+        self,
+        result: Result,
+        now_s: float,
+        scale: float,
+        keys: list[UpdateKey] | None = None,
+    ) -> None:
+        """Turn the buffer, whose steps have this scale, into a version and settle its members.
+
+        Args:
+          result: where receipts go.
+          now_s: monotonic.
+          scale: value of one integer step.
+          keys: the members, where more was committed than them.
+        """
         current, saved = self._current, self._current.saved
         members, version = current.model.buffer.members, current.model.version + 1
         try:
@@ -309,7 +426,7 @@ class Federation:
                 base=self._base_of(members),
             )
         except Diverged as error:
-            self._void_buffer(result, f"version {version} would have diverged: {error}")
+            self._void_buffer(result, f"version {version} would have diverged: {error}", keys)
             return
         averaged, decay = saved.averaged + 1, current.settings.average.decay
         current.save_model(model, add_version(current.average, model.params, averaged, decay))
@@ -317,7 +434,7 @@ class Federation:
         self._store.add_version(
             version, saved.lineage, train.content.digest, len(members), time.time()
         )
-        current.settle(result, "folded", "", version)
+        current.settle(result, "folded", "", version, keys)
         logger.info("version %d from %s", version, ", ".join(member.agent for member in members))
         self._observing.account_for(version)
         candidate, ways = self._judging.open(version, now_s)
@@ -343,9 +460,9 @@ class Federation:
             return None
         return self._current.weights_of(digest)
 
-    def _void_buffer(self, result: Result, reason: str) -> None:
+    def _void_buffer(self, result: Result, reason: str, keys: list[UpdateKey] | None) -> None:
         """Give up what would have made the model diverge."""
         logger.error("ALARM %s", reason)
         self._store.raise_alarm("coordinator", "diverged", reason)
-        self._current.settle(result, "void", reason, 0)
+        self._current.settle(result, "void", reason, 0, keys)
         self._current.empty_buffer()

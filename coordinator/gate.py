@@ -43,6 +43,7 @@ __all__ = [
     "GateSettings",
     "Metric",
     "Verdict",
+    "cohort_of",
     "decide",
     "figure",
     "is_better",
@@ -82,6 +83,7 @@ class GateSettings(Settings, frozen=True, kw_only=True):
     deadline_s: Annotated[float, msgspec.Meta(gt=0, le=30 * 86_400)] = 600.0
 
 
+_COHORT = "*"
 Outcome = Literal["promote", "unclear", "worse", "far worse"]
 _LEAST_FAILURES = 10
 """Pooled failures, and rows without, below which errors of a ranking are not known well enough."""
@@ -226,8 +228,23 @@ def pooled_figure(
 
 
 def sites_of(reporters: Iterable[str]) -> set[str]:
-    """The distinct sites among reporters (`site/agent`): two agents of a site are one site."""
-    return {reporter.partition("/")[0] for reporter in reporters}
+    """The distinct sites among reporters (`site/agent`): two agents of a site are one site.
+
+    A cohort (`cohort_of`) counts for as many sites as its sum is of.
+    """
+    found: set[str] = set()
+    for reporter in reporters:
+        name, _, rest = reporter.partition("/")
+        if name.startswith(_COHORT):
+            found.update(f"{name}.{number}" for number in range(int(rest)))
+        else:
+            found.add(name)
+    return found
+
+
+def cohort_of(subject: bytes, number: int, sites: int) -> str:
+    """Name of the reporter that an opened sum over sites stands for; no site is called so."""
+    return f"{_COHORT}{subject.hex()[:16]}.{number}/{sites}"
 
 
 def _as_tally(evaluation: Evaluation | Tally) -> Tally:

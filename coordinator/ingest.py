@@ -24,15 +24,21 @@ _Key = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class Update:
-    """A complete client update: a verified header and its content (empty for a tombstone)."""
+    """A complete client update: a verified header and its content (empty for a tombstone).
+
+    Attributes:
+      envelope: the header as the agent signed it.
+    """
 
     header: UpdateHeader
     content: bytes
+    envelope: bytes = b""
 
 
 @dataclass
 class _Incoming:
     header: UpdateHeader
+    envelope: bytes
     assembly: Assembly
     chunk_s: float
     heard_s: float
@@ -50,7 +56,9 @@ class Ingest:
         self.pledged_bytes = 0
         """What the updates on their way in will need at most."""
 
-    def on_header(self, header: UpdateHeader, now_s: float) -> Update | Receipt | None:
+    def on_header(
+        self, header: UpdateHeader, now_s: float, envelope: bytes = b""
+    ) -> Update | Receipt | None:
         """Start assembling; returns the update itself when it needs no content.
 
         Returns:
@@ -62,7 +70,7 @@ class Ingest:
         key = (header.agent, header.incarnation, header.sequence)
         if header.dropped:
             self._forget(key)
-            return Update(header, b"")
+            return Update(header, b"", envelope)
         check_content(header.content)
         held = self._incoming.get(key)
         if held is not None:
@@ -75,7 +83,7 @@ class Ingest:
             self._forget(key)  # cut anew for another broker's packets
         if not self._has_room(header):
             return receipt(header, "later", reason="no room for more chunks now")
-        self._incoming[key] = _Incoming(header, Assembly(header.content), now_s, now_s)
+        self._incoming[key] = _Incoming(header, envelope, Assembly(header.content), now_s, now_s)
         self._pledge(header.agent, pledge(header.content))
         return None
 
@@ -95,11 +103,11 @@ class Ingest:
             return None
         self._forget(key)
         try:
-            return Update(held.header, held.assembly.join())
+            return Update(held.header, held.assembly.join(), held.envelope)
         except MalformedError:
             # The header contradicts itself: each chunk fits, the whole does not.  It can never
             # become valid, so it gets its outcome now: refused for its missing content.
-            return Update(held.header, b"")
+            return Update(held.header, b"", held.envelope)
 
     def ask(self, now_s: float) -> list[tuple[str, Receipt]]:
         """Receipts `wanted` for updates whose chunks paused; forgets the abandoned ones."""

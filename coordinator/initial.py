@@ -11,7 +11,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -19,6 +19,7 @@ import numpy as np
 from coordinator.aggregate import Buffer
 from coordinator.aggregation import Rules
 from coordinator.strategies.strategy import Offer, Rejected
+from wire.audit_entries import InitialSource
 from wire.errors import MalformedError
 from wire.manifest import Manifest
 from wire.settings import Settings
@@ -39,7 +40,7 @@ class InitialSettings(Settings, frozen=True, kw_only=True):
       versions: of `site`, how many it trains alone.
     """
 
-    source: Literal["bundle", "random", "file", "site"] = "bundle"
+    source: InitialSource = "bundle"
     seed: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)] = 0
     file: str = ""
     site: str = ""
@@ -77,6 +78,18 @@ def first_weights(
     except MalformedError:
         whole = read_params(data, manifest.shapes)
         return {name: whole[name] for name in shared}
+
+
+def contributor_of(settings: InitialSettings, manifest: Manifest) -> tuple[InitialSource, str]:
+    """Whose the first weights are, for the audit log: (source, in words)."""
+    bundle = f"bundle {manifest.name} revision {manifest.revision}"
+    words: dict[InitialSource, str] = {
+        "bundle": f"the author of {bundle}",
+        "random": f"drawn by the coordinator, seed {settings.seed}, like those of {bundle}",
+        "file": f"whoever made the file {Path(settings.file).name}, chosen by the coordinator",
+        "site": f"the author of {bundle}, then site {settings.site}, {settings.versions} versions",
+    }
+    return settings.source, words[settings.source]
 
 
 def site_alone(rules: Rules, settings: InitialSettings) -> Rules:

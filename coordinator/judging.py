@@ -136,7 +136,8 @@ class Judging:
     def _propose_last(self, result: Result, now_s: float) -> None:
         """Once training is closed, have the last average judged."""
         current, saved = self._current, self._current.saved
-        is_last = current.store.training == "closed" and not current.model.buffer.members
+        is_waiting = current.model.buffer.members or current.store.secure.waiting("update")
+        is_last = current.store.training == "closed" and not is_waiting
         if not is_last or saved.version <= max(saved.serve.version, saved.judged):
             return
         with current.step():
@@ -149,3 +150,4 @@ class Judging:
         logger.info("version %d %s: %s", version, verdict, reason)
         lineage = current.saved.lineage
         current.store.record.decide(version, lineage, verdict, reason, time.time())
+        current.store.audit.note_decision(version, lineage, verdict, reason)

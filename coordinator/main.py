@@ -18,6 +18,7 @@ from coordinator.app import (
     status_for_people,
     web,
 )
+from coordinator.audit_export import add_audit
 from coordinator.config import read_coordinator_settings, read_identity
 from coordinator.schema_command import add_schema
 from coordinator.strategies.choice import StrategyName
@@ -92,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
                 help="the agent has to be healthy within so long (10 to 86,400; default 300)",
             )
         sub.set_defaults(command=command, name=name)
+    add_audit(commands)
     add_schema(commands)
     return parser
 

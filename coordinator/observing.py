@@ -175,6 +175,7 @@ class Observing:
             if each.value is not None and each.error is not None
         }
         record.keep_accounting(version, sums.to_bytes(), values)
+        self._store.audit.note_contributions(version, values)
 
     def _sums(self, body: bytes) -> Accounting:
         """What was accounted for so far; anew where another version of this program wrote it."""

@@ -16,7 +16,7 @@ from coordinator.store import Saved, Store
 from wire.chunks import describe
 from wire.codec import open_envelope, parse_body, seal
 from wire.deltas import encode
-from wire.messages import MAX_DELTAS, Content, Delta, Head, Policy, VersionRef
+from wire.messages import MAX_DELTAS, Content, Delta, Head, Policy, TreeHead, VersionRef
 from wire.trust import COORDINATOR
 
 
@@ -81,9 +81,13 @@ def recut(saved: Saved, describe_again: Callable[[Content], Content]) -> dict[st
 
 
 def seal_head(
-    saved: Saved, policy: Policy, training: Literal["open", "closed"], identity: Identity
+    saved: Saved,
+    policy: Policy,
+    training: Literal["open", "closed"],
+    identity: Identity,
+    log: TreeHead,
 ) -> tuple[Head, bytes]:
-    """The head of a saved state, and its signed envelope."""
+    """The head of a saved state, over the audit log as it is now, and its signed envelope."""
     head = Head(
         sequence=saved.head_sequence,
         lineage=saved.lineage,
@@ -95,6 +99,7 @@ def seal_head(
         deltas=saved.deltas,
         policy=policy,
         training=training,
+        log=log,
     )
     envelope = seal(
         head,

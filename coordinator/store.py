@@ -13,7 +13,8 @@
     evaluations  the sites' judgements of what the head names
     alarms       what a person has to look at, by agent and kind
 
-Whose credentials were revoked is in `coordinator/revocations.py`, in the same file.
+Whose credentials were revoked is in `coordinator/revocations.py`, in the same file.  The audit log
+(`coordinator/audit.py`) is written there too, with the decisions that it records.
 
 What people and reports read (`decisions`, `quality`, `choices`, `served`, `link_events`,
 `site_statistics`, `contributions`) is written by `coordinator/record.py`, in the same file.
@@ -23,8 +24,8 @@ synchronous=FULL: what was receipted is on the disk.
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,9 +35,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.aggregate import Buffer, Member, empty, settled
+from coordinator.audit import AUDIT_SCHEMA, Audit
 from coordinator.drift import is_baseline
+from coordinator.marks import MARKS_SCHEMA, Marks
 from coordinator.record import RECORD_SCHEMA, Judged, Record
 from coordinator.revocations import REVOCATION_SCHEMA, Revocations
+from coordinator.secure.rows import SECURE_SCHEMA, SecureRows
+from wire.audit_entries import FirstStatus
 from wire.database import open_database, sqlite_errors, transaction
 from wire.messages import (
     Command,
@@ -45,6 +50,7 @@ from wire.messages import (
     Evaluation,
     OrderName,
     Outcome,
+    Spent,
     UpdateHeader,
     VersionRef,
 )
@@ -182,20 +188,35 @@ class KnownAgent:
     incarnation: str
     session: int
 
+    @property
+    def credential(self) -> tuple[str, str, bytes, int]:
+        """What its credential says: agent, site, key, serial."""
+        return self.agent, self.site, self.public_key, self.serial
+
 
 class Store:
     """Owner of `coordinator.db`."""
 
     def __init__(self, path: Path | str) -> None:
-        schema = _SCHEMA + RECORD_SCHEMA + REVOCATION_SCHEMA
-        self._db = open_database(path, schema, durable=True)
+        schema = _SCHEMA + RECORD_SCHEMA + REVOCATION_SCHEMA + AUDIT_SCHEMA + SECURE_SCHEMA
+        self._db = open_database(path, schema + MARKS_SCHEMA, durable=True)
         self._path = str(path)
         self.record = Record(self._db)
         self.revocations = Revocations(self._db)
+        self.audit = Audit(self._db)
+        self.secure = SecureRows(self._db)
+        self._marks = Marks(self._db)
 
-    def transaction(self) -> AbstractContextManager[None]:
-        """One atomic, durable step."""
-        return transaction(self._db)
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """One atomic, durable step, with the audit entries of what it decides."""
+        try:
+            with transaction(self._db):
+                yield
+                self.audit.write()
+        except BaseException:
+            self.audit.forget()
+            raise
 
     @contextmanager
     def soft_transaction(self) -> Iterator[None]:
@@ -251,9 +272,14 @@ class Store:
         return KnownUpdate(*row) if row else None
 
     def add_update(
-        self, header: UpdateHeader, status: str, reason: str, member: Member | None, at: float
+        self,
+        header: UpdateHeader,
+        status: FirstStatus,
+        reason: str,
+        member: Member | None,
+        at: float,
     ) -> None:
-        """Record the first sight of an update; its id must be new.
+        """Record the first sight of an update (inside a transaction); its id must be new.
 
         Args:
           header: the update's.
@@ -278,6 +304,7 @@ class Store:
                 at,
             ),
         )
+        self.audit.note_update(header, status, reason)
         if member is not None:
             self._db.execute(
                 "INSERT OR REPLACE INTO weights VALUES (?, ?)", (member.agent, header.weight)
@@ -297,16 +324,47 @@ class Store:
         ).fetchone()
         return int(row[0] or 0)
 
+    def keep_credential(self, agent: str, credential: bytes) -> None:
+        """Remember the envelope of an agent's newest credential, which helpers want to see."""
+        with self.soft_transaction():
+            self.secure.keep_credential(agent, credential)
+
     def settle_committed(
-        self, status: Literal["folded", "refused", "void"], reason: str, version: int
+        self,
+        status: Literal["folded", "refused", "void"],
+        reason: str,
+        version: int,
+        keys: Sequence[tuple[str, str, int]] | None = None,
     ) -> list[tuple[str, str, int, bytes]]:
-        """Give every committed update its outcome; (agent, incarnation, sequence, digest)."""
-        rows = self._db.execute(
-            "UPDATE updates SET status = ?, reason = ?, version = ? WHERE status = 'committed'"
-            " RETURNING agent, incarnation, sequence, digest",
-            (status, reason, version),
-        ).fetchall()
+        """Give committed updates their outcome; (agent, incarnation, sequence, digest).
+
+        Args:
+          status: the outcome.
+          reason: why, where that has one.
+          version: the one they are folded into, else 0.
+          keys: (agent, incarnation, sequence) of those meant; None: all.
+        """
+        update = "UPDATE updates SET status = ?, reason = ?, version = ? WHERE status = 'committed'"
+        told = " RETURNING agent, incarnation, sequence, digest, coefficient"
+        what = (status, reason, version)
+        if keys is None:
+            rows = self._db.execute(update + told, what).fetchall()
+        else:
+            one = f"{update} AND agent = ? AND incarnation = ? AND sequence = ? {told}"
+            rows = [row for key in keys for row in self._db.execute(one, (*what, *key))]
+        self.audit.note_settled(status, reason, version, rows)
         return [(str(row[0]), str(row[1]), int(row[2]), bytes(row[3])) for row in rows]
+
+    def recount(self, keys: Sequence[tuple[str, str, int]], members: Sequence[Member]) -> None:
+        """Note what updates count in the end, where that was not known when they came."""
+        self._db.executemany(
+            "UPDATE updates SET coefficient = ?, weight = ?, bucket = ?"
+            " WHERE agent = ? AND incarnation = ? AND sequence = ?",
+            [
+                (member.coefficient, member.weight, member.bucket, *key)
+                for key, member in zip(keys, members, strict=True)
+            ],
+        )
 
     def count_duplicates(self, number: int) -> None:
         """Count offers of updates that were already here."""
@@ -381,6 +439,7 @@ class Store:
         self._db.execute(
             "INSERT INTO versions VALUES (?, ?, ?, ?, ?)", (version, lineage, digest, members, at)
         )
+        self.audit.note_version(version, lineage, digest, members)
 
     def versions(self) -> dict[int, str]:
         """SHA-256 (hex) of every version's weights."""
@@ -451,7 +510,10 @@ class Store:
 
     def keep_agent(self, known: KnownAgent, status: str) -> None:
         """Remember a verified birth or will; the broker retains it, so it is said again."""
+        before = self.agent(known.agent)
         with self.soft_transaction():
+            if before is None or before.credential != known.credential:
+                self.audit.note_agent(*known.credential)
             self.record.note_link(known.agent, status, time.time())
             self._db.execute(
                 "INSERT OR REPLACE INTO agents VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -469,6 +531,17 @@ class Store:
     def agents(self) -> list[tuple[str, str, str]]:
         """All known agents: (agent, site, status)."""
         return self._db.execute("SELECT agent, site, status FROM agents ORDER BY agent").fetchall()
+
+    def spent(self, agent: str) -> Spent:
+        """What an agent has spent on differential privacy, as far as is known."""
+        return self._marks.of(agent)
+
+    def note_spent(self, agent: str, spent: Spent | None) -> None:
+        """Raise an agent's mark to what a header says; it is durable with the next decision."""
+        if spent is None or not self._marks.rises(agent, spent):
+            return
+        with self.soft_transaction():
+            self._marks.note(agent, spent)
 
     # Commands
 
@@ -533,6 +606,17 @@ class Store:
         ).fetchall()
 
     # Evaluations
+
+    def forget_cohorts(self, digest: bytes, but: str) -> None:
+        """Drop opened sums of these weights' evaluations about another subject.
+
+        They are of the same rows, which would count twice.
+        """
+        self._db.execute(
+            "DELETE FROM evaluations WHERE digest = ? AND agent GLOB '[*]*'"
+            " AND substr(agent, 1, ?) != ?",
+            (digest, len(but), but),
+        )
 
     def keep_evaluations(self, agent: str, evaluations: Iterable[Evaluation]) -> None:
         """Remember a site's newest judgements, inside a transaction.

@@ -5,6 +5,7 @@ journeyman demo --mcu          a model of the federation reaches an emulated mic
 journeyman simulate            a coordinator's settings tried on thousands of simulated agents
 journeyman keys ...            root, charter, agents' keys and credentials, the CA
 journeyman enrolment ...       admit gateways with one-time tokens
+journeyman audit ...           check a coordinator's exported audit log, offline
 journeyman bundle ...          build, inspect, sign, verify, test and export model bundles
 journeyman agent|coordinator   the same as journeyman-agent, journeyman-coordinator
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from shopfloor.audit.command import add_audit
 from shopfloor.enrolment_command import add_enrolment, add_key_actions
 from shopfloor.simulate.command import add_simulate
 from wire.errors import SettingsError, WireError
@@ -61,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     add_simulate(commands)
     _add_keys(commands)
     add_enrolment(commands)
+    add_audit(commands)
     commands.add_parser("bundle", help="build, inspect, sign, verify, test, export model bundles")
     return parser
 

@@ -13,6 +13,8 @@
 #   atheris          into PYTHON's environment, with pip: coverage guides tests/fuzz
 #   TFLite           with pip: ai-edge-litert with tflite-micro, and tflite-runtime (Python 3.11),
 #                    each in an environment of its own under tests/tflite
+#   dp-accounting    with pip, in an environment of its own under tests/dp: what epsilon is compared
+#                    with
 #
 # What cannot be installed (no root, no network) is reported; the tests that need it are then
 # skipped with that reason, and pytest counts them. Never fails for that.
@@ -97,10 +99,10 @@ install_node_opcua() {
   fi
 }
 
-# usage: install_environment FOLDER PYTHON REQUIREMENTS...; what is installed already stays.
+# usage: install_environment GROUP FOLDER PYTHON REQUIREMENTS...; what is installed already stays.
 install_environment() {
-  local folder="$here/tflite/$1" base=$2 file stamp
-  shift 2
+  local group=$1 folder="$here/$1/$2" base=$3 file stamp
+  shift 3
   if [[ ! -x $folder/bin/python ]]; then
     "$base" -m venv --clear "$folder" || {
       say "no virtual environment in $folder; tests that need it are skipped"
@@ -109,20 +111,20 @@ install_environment() {
   fi
   for file in "$@"; do
     stamp="$folder/.installed-$file"
-    if [[ -f $stamp && ! $here/tflite/$file -nt $stamp ]]; then continue; fi
-    say "installing tests/tflite/$file with pip into ${folder#"$here"/}"
+    if [[ -f $stamp && ! $here/$group/$file -nt $stamp ]]; then continue; fi
+    say "installing tests/$group/$file with pip into ${folder#"$here"/}"
     if "$folder/bin/python" -m pip install -q --disable-pip-version-check \
-      -r "$here/tflite/$file"; then
+      -r "$here/$group/$file"; then
       touch "$stamp"
     else
-      say "pip could not install tests/tflite/$file; tests that need it are skipped"
+      say "pip could not install tests/$group/$file; tests that need it are skipped"
     fi
   done
 }
 
 install_tflite() {
   local old=$python
-  install_environment .venv-litert "$python" litert.txt tflm.txt
+  install_environment tflite .venv-litert "$python" litert.txt tflm.txt
   if ! "$old" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then
     old=python3.11
     if ! "$old" -c 'import venv, ensurepip' 2>/dev/null; then
@@ -130,7 +132,7 @@ install_tflite() {
       return 0
     fi
   fi
-  install_environment .venv-runtime "$old" runtime.txt
+  install_environment tflite .venv-runtime "$old" runtime.txt
 }
 
 install_with_apt
@@ -138,3 +140,4 @@ install_torch
 install_atheris
 install_node_opcua
 install_tflite
+install_environment dp .venv-dp "$python" requirements.txt

@@ -188,6 +188,21 @@ def unseal(
     return _decode(opened.body, what, opened.kind), opened.counter
 
 
+def kind_of(data: bytes, expected: tuple[str, ...]) -> str:
+    """Which of these kinds an envelope says it is, for topics that carry several.
+
+    Raises:
+      MalformedError: none of them; whether it is what it says is for `open_envelope` to tell.
+    """
+    start = data[:40]
+    for kind in expected:
+        word = msgspec.msgpack.encode(kind)
+        if word in start:
+            return kind
+    reason = f"expected one of {', '.join(expected)}"
+    raise MalformedError(reason)
+
+
 def parse_body(opened: Opened, what: type[T]) -> T:
     """Parse the body of a verified envelope."""
     return _decode(opened.body, what, opened.kind)

@@ -7,23 +7,29 @@
     ca.key, ca.crt     sign certificates for TLS: there too (`wire/certificates.py`)
     enrolment.db       which tokens were used: there too (`wire/enrolment_ledger.py`)
     coordinator.key    the coordinator's online key
+    coordinator.sealing.key  what only the coordinator may read is sealed to it
     author.key         signs model bundles: on the data scientist's machine
     AGENT.key          one for each gateway, made on the gateway
     AGENT.credential   signed by the enrolment key
 
+    NAME.pub           the public half of NAME.key, where `make_key` made it: all that travels
+
 A key file is never overwritten and never readable by others.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from wire.certificates import read_authority
+from wire.charters import sign_charter
 from wire.codec import MAX_BYTES, seal
 from wire.enrolment import Enroller
 from wire.errors import SettingsError, WireError
-from wire.files import read_small
+from wire.files import read_small, replace_file
 from wire.messages import Charter, Credential, HelperKeys
+from wire.sealing_keys import SealingKey, write_sealing_key
 from wire.signing import (
     PrivateKey,
     PublicKey,
@@ -32,14 +38,29 @@ from wire.signing import (
     write_private_key,
 )
 from wire.topics import check_name
-from wire.trust import ENROLMENT, ROOT, Trust, read_charter, read_credential
+from wire.trust import ENROLMENT, Trust, read_charter, read_credential, unlisted
 
 ROOT_KEY = "root.key"
 ROOT_PUBLIC = "root.pub"
 CHARTER = "charter.jm"
 ENROLMENT_KEY = "enrolment.key"
 COORDINATOR_KEY = "coordinator.key"
+COORDINATOR_SEALING_KEY = "coordinator.sealing.key"
 AUTHOR_KEY = "author.key"
+
+
+@dataclass(frozen=True)
+class PublicHalves:
+    """Keys that were made elsewhere; a field without one is made beside the root.
+
+    Attributes:
+      sealing: the coordinator's, X25519; none for a coordinator that brings only the other key.
+    """
+
+    enrolment: bytes = b""
+    coordinator: bytes = b""
+    sealing: bytes = b""
+    author: bytes = b""
 
 
 def make_federation(
@@ -49,39 +70,100 @@ def make_federation(
     k_min: int = 1,
     agreement: bytes = bytes(32),
     helpers: tuple[HelperKeys, ...] = (),
+    given: PublicHalves = PublicHalves(),
 ) -> PublicKey:
     """Make root, charter and the charter's keys in `directory`; return the root's public key.
 
-    In production each key is made where it will live and only its public half travels
-    (`docs/trust.md`); in one directory is right for a trial and for the demo.
+    In production each key is made where it will live and only its public half travels (`given`,
+    `docs/trust.md`); in one directory is right for a trial and for the demo.
+
+    Raises:
+      SettingsError: one of the keys exists.
+      MalformedError: the charter would contradict itself.
     """
     check_name(federation, "federation")
     directory.mkdir(parents=True, exist_ok=True)
-    root, enrolment, coordinator, author = (
-        _new_key(directory / name)
-        for name in (ROOT_KEY, ENROLMENT_KEY, COORDINATOR_KEY, AUTHOR_KEY)
-    )
+    root, sealing = _new_key(directory / ROOT_KEY), given.sealing
+    if not sealing and not given.coordinator:
+        sealing = _new_sealing_key(directory / COORDINATOR_SEALING_KEY)
     charter = Charter(
         federation=federation,
         epoch=1,
-        enrolment_key=enrolment.public.raw,
-        coordinator_key=coordinator.public.raw,
-        author_keys=(author.public.raw,),
+        enrolment_key=given.enrolment or _new_key(directory / ENROLMENT_KEY).public.raw,
+        coordinator_key=given.coordinator or _new_key(directory / COORDINATOR_KEY).public.raw,
+        author_keys=(given.author or _new_key(directory / AUTHOR_KEY).public.raw,),
         helpers=helpers,
         k_min=k_min,
         agreement=agreement,
+        coordinator_sealing_key=sealing,
     )
-    (directory / CHARTER).write_bytes(
-        seal(charter, federation=federation, signer=ROOT, counter=charter.epoch, key=root)
-    )
-    (directory / ROOT_PUBLIC).write_text(f"{root.public.raw.hex()}\n", encoding="ascii")
+    (directory / CHARTER).write_bytes(sign_charter(charter, root))
+    _write_public(directory / ROOT_PUBLIC, root.public.raw)
     return root.public
+
+
+def make_key(directory: Path, name: str) -> Path:
+    """Make `NAME.key` where it will live, and `NAME.pub`, which travels; return the latter.
+
+    Raises:
+      SettingsError: the key exists.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    return _write_public(directory / f"{name}.pub", _new_key(directory / f"{name}.key").public.raw)
+
+
+def make_sealing_key(directory: Path, name: str) -> Path:
+    """Make `NAME.sealing.key` where it will live; return `NAME.sealing.pub`, which travels.
+
+    Raises:
+      SettingsError: the key exists.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    public = _new_sealing_key(directory / f"{name}.sealing.key")
+    return _write_public(directory / f"{name}.sealing.pub", public)
+
+
+def read_public(text: str) -> bytes:
+    """A public key, given as 64 hexadecimal digits or as the file that holds them; raw bytes.
+
+    Raises:
+      SettingsError: it is neither.
+    """
+    try:
+        return parse_public_key(text).raw
+    except ValueError:
+        data = read_small(Path(text), 100, "a public key")
+    try:
+        return parse_public_key(data.decode("ascii").strip()).raw
+    except ValueError as error:
+        raise SettingsError(text, 1, None, f"not a public key: {error}") from None
+
+
+def replace_charter(directory: Path, charter: Charter) -> Path:
+    """Sign the next charter with the root's key in `directory` and put it in the place of the last.
+
+    The one before is kept as `charter-EPOCH.jm`.
+
+    Raises:
+      SettingsError: the root's key is not here, or the file can not be written.
+      MalformedError: the charter contradicts itself.
+    """
+    root, path = read_private_key(directory / ROOT_KEY), directory / CHARTER
+    _, before, trust = read_federation(directory)
+    envelope = sign_charter(charter, root)
+    read_charter(envelope, root.public)
+    replace_file(directory / f"charter-{trust.charter.epoch}.jm", before)
+    replace_file(path, envelope)
+    return path
 
 
 def make_agent(directory: Path, federation: str, agent: str, site: str, *, serial: int = 1) -> None:
     """Make an agent's key and its credential, signed by the enrolment key in `directory`."""
     check_name(agent, "agent")
     check_name(site, "site")
+    refused = unlisted(site, read_federation(directory)[2].charter)
+    if refused:
+        raise SettingsError(str(directory / CHARTER), None, None, refused)
     enrolment = read_private_key(directory / ENROLMENT_KEY)
     key = _new_key(directory / f"{agent}.key")
     credential = Credential(agent=agent, site=site, public_key=key.public.raw, serial=serial)
@@ -157,6 +239,22 @@ def _new_key(path: Path) -> PrivateKey:
             str(path), None, None, "this key exists; keys are never overwritten"
         ) from None
     return key
+
+
+def _new_sealing_key(path: Path) -> bytes:
+    key = SealingKey.generate()
+    try:
+        write_sealing_key(path, key)
+    except FileExistsError:
+        raise SettingsError(
+            str(path), None, None, "this key exists; keys are never overwritten"
+        ) from None
+    return key.public
+
+
+def _write_public(path: Path, raw: bytes) -> Path:
+    path.write_text(f"{raw.hex()}\n", encoding="ascii")
+    return path
 
 
 def _read_root(path: Path) -> PublicKey:

@@ -140,6 +140,11 @@ class Topics:
         """Topic filter over what helpers say, and what they are asked."""
         return f"{self.base}/helper/#"
 
+    @property
+    def from_helpers(self) -> list[str]:
+        """Topic filters over all that helpers say."""
+        return [f"{self.base}/helper/+/{what}" for what in ("state", "answer", "masks/#")]
+
     def parse_helper(self, topic: str) -> tuple[str, str, tuple[str, int] | None]:
         """Parse a `helper/...` topic: helper, `ask`, `answer`, `state` or `masks`, and its chunk.
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from agent.budget import BudgetReport
 from agent.devices import DeviceReport
+from agent.privacy import PrivacyReport
 from agent.samples import StoreCounters
 from agent.serve.score import OK
 from agent.signals.quality import ChannelQuality
@@ -44,6 +45,7 @@ def status_lines(status: Status, software: str) -> Iterator[str]:
     yield from _learning(status)
     if status.budget is not None:
         yield from _budget(status.budget)
+    yield from _privacy(status.privacy or PrivacyReport())
     yield from _scores(status)
     if status.devices:
         yield from _devices(status.devices)
@@ -197,6 +199,18 @@ def _budget(budget: BudgetReport) -> Iterator[str]:
     shares = [({"resource": resource}, percent / 100) for resource, percent in percents]
     text = "Share of the time in which others than training wait for it."
     yield from _family("pressure", "gauge", text, shares)
+
+
+def _privacy(privacy: PrivacyReport) -> Iterator[str]:
+    gauges = (
+        ("epsilon", "Spent on client updates so far, at the site's delta.", privacy.epsilon),
+        ("epsilon_budget", "That this site allows; 0: no limit.", privacy.budget),
+        ("refused", "1 while no update is made because of it.", bool(privacy.refused)),
+    )
+    for name, text, value in gauges:
+        yield from _one(f"privacy_{name}", "gauge", text, value)
+    text = "Client updates that were charged."
+    yield from _one("privacy_releases_total", "counter", text, privacy.releases)
 
 
 def _scores(status: Status) -> Iterator[str]:

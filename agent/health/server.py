@@ -17,6 +17,8 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from agent.egress import Egress
+from agent.egress.categories import HEALTH
 from agent.health.board import Board
 from agent.health.settings import MetricsTable, address_of, is_loopback
 from agent.small_server import ANSWER_S, SmallServer
@@ -29,7 +31,7 @@ _AGAIN_S = 30.0
 _PLAIN = "text/plain; charset=utf-8"
 
 
-async def serve_health(board: Board, table: MetricsTable) -> None:
+async def serve_health(board: Board, table: MetricsTable, egress: Egress) -> None:
     """Serve until cancelled; return at once when nobody wants it.
 
     An address that is taken is told once and tried again: the rest works meanwhile.
@@ -37,7 +39,7 @@ async def serve_health(board: Board, table: MetricsTable) -> None:
     is_told = not table.listen
     while table.listen:
         try:
-            async with health_server(board, table) as address:
+            async with health_server(board, table, egress) as address:
                 logger.info("health and figures are at %s", address)
                 await asyncio.get_running_loop().create_future()
         except OSError as error:
@@ -48,19 +50,24 @@ async def serve_health(board: Board, table: MetricsTable) -> None:
 
 
 @asynccontextmanager
-async def health_server(board: Board, table: MetricsTable) -> AsyncIterator[str]:
+async def health_server(board: Board, table: MetricsTable, egress: Egress) -> AsyncIterator[str]:
     """Serve from here on; gives the address.
 
     Args:
       board: what is told.
       table: settings without problems, with an address to listen on.
+      egress: counts what is answered.
 
     Raises:
       OSError: the address is taken, or not this machine's.
     """
     host, port = address_of(table.listen)
     handler = partial(_Handler, board, {name.lower() for name in table.hosts} | {"localhost"})
-    server = SmallServer((host, port), handler)
+
+    def count(client: str, size: int) -> None:
+        egress.count_client("HTTP", client, HEALTH, size)
+
+    server = SmallServer((host, port), handler, count)
     if not is_loopback(host):
         logger.warning(
             "health and figures can be read by whoever reaches %s, over plain HTTP", table.listen

@@ -1,5 +1,6 @@
 """Labels that come later than their rows: from people, files and events."""
 
+from agent.egress import Egress
 from agent.labels.settings import LabelChannel, LabelsTable, problems
 from agent.labels.store import EVENT, FILE, OPERATOR, KeptLabel, Labels
 
@@ -16,7 +17,7 @@ __all__ = [
 ]
 
 
-async def serve_labels(labels: Labels, table: LabelsTable, title: str) -> None:
+async def serve_labels(labels: Labels, table: LabelsTable, title: str, egress: Egress) -> None:
     """Watch the files of labels, and serve the form if one is wanted, until cancelled.
 
     The form and its HTTP server are loaded only then.
@@ -26,4 +27,4 @@ async def serve_labels(labels: Labels, table: LabelsTable, title: str) -> None:
         return
     from agent.labels.form import serve_labels as serve  # noqa: PLC0415
 
-    await serve(labels, table, title)
+    await serve(labels, table, title, egress)

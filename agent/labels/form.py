@@ -25,6 +25,8 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
+from agent.egress import Egress
+from agent.egress.categories import LABELS
 from agent.labels.settings import LabelChannel, LabelsTable, listen_address
 from agent.labels.store import OPERATOR, KeptLabel, Labels
 from agent.labels.words import in_a_line, span_us, value_of
@@ -48,20 +50,27 @@ _STYLE = (
 
 
 @asynccontextmanager
-async def label_form(labels: Labels, table: LabelsTable, title: str) -> AsyncIterator[str]:
+async def label_form(
+    labels: Labels, table: LabelsTable, title: str, egress: Egress
+) -> AsyncIterator[str]:
     """Serve the form from here on; gives its address.
 
     Args:
       labels: what it writes to, on the running event loop.
       table: the settings, with an address to listen on.
       title: whose gateway this is.
+      egress: counts what is answered.
 
     Raises:
       OSError: the address is taken.
     """
     form = _Form(labels, table, title, asyncio.get_running_loop())
     handler = partial(_Handler, form)
-    server = SmallServer(listen_address(table.listen), handler)
+
+    def count(client: str, size: int) -> None:
+        egress.count_client("HTTP", client, LABELS, size)
+
+    server = SmallServer(listen_address(table.listen), handler, count)
     host, port = server.server_address[:2]
     form.hosts = {f"{name}:{port}" for name in (str(host), "localhost", "127.0.0.1", "[::1]")}
     thread = threading.Thread(target=server.serve_forever, name="label form", daemon=True)
@@ -75,7 +84,7 @@ async def label_form(labels: Labels, table: LabelsTable, title: str) -> AsyncIte
         server.server_close()
 
 
-async def serve_labels(labels: Labels, table: LabelsTable, title: str) -> None:
+async def serve_labels(labels: Labels, table: LabelsTable, title: str, egress: Egress) -> None:
     """Watch the files of labels, and serve the form if one is wanted, until cancelled.
 
     An address that is taken is told and leaves the rest working.
@@ -83,7 +92,8 @@ async def serve_labels(labels: Labels, table: LabelsTable, title: str) -> None:
     async with AsyncExitStack() as open_form:
         if table.listen:
             try:
-                address = await open_form.enter_async_context(label_form(labels, table, title))
+                form = label_form(labels, table, title, egress)
+                address = await open_form.enter_async_context(form)
                 logger.info("labels can be given at %s", address)
             except OSError as error:
                 logger.warning("no label form at %s: %s", table.listen, error)

@@ -1,13 +1,15 @@
-"""Gaussian noise for privacy, from the operating system's random bytes.
+"""Noise and secret batches for privacy, from the operating system's random bytes.
 
-Pure but for the source of bytes. Whoever can predict the noise can subtract it, so it never comes
-from a generator with a seed (NumPy's included). Values are float64 and inherit float64's uneven
+Pure but for the source of bytes. Whoever can predict the noise can subtract it, and whoever knows
+who is in a batch gains what sampling was to hide; so neither ever comes from a generator with a
+seed (NumPy's included). Values are float64 and inherit float64's uneven
 grid; an attack on that grid (Mironov, CCS 2012, on Laplace noise) needs the noised value itself,
 and what leaves a site is quantized to integers first.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 
@@ -39,3 +41,31 @@ def gaussian(
     angle = 2.0 * np.pi * uniform[pairs:]
     both = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
     return deviation * both[:count]
+
+
+def poisson_batch(
+    count: int, rate: float, random_bytes: Callable[[int], bytes] = os.urandom
+) -> NDArray[np.intp]:
+    """Draw a Poisson sample: each of `count` rows by itself, with the same probability.
+
+    Drawn are the gaps between chosen rows, which are geometric, so that the cost goes with the
+    batch and not with the rows: a gap is at least k with probability (1 - rate)^k.
+
+    Args:
+      count: rows to choose from, >= 0.
+      rate: probability of each, in (0, 1); to within the 2^-53 of the uniforms.
+      random_bytes: gives that many bytes from a cryptographic source.
+
+    Returns:
+      Indices, ascending; there may be none.
+    """
+    chosen: list[NDArray[np.intp]] = []
+    last, at_once = -1, 16 + int(count * rate + 4 * math.sqrt(count * rate))
+    while last < count:
+        words = np.frombuffer(random_bytes(8 * at_once), "<u8") >> np.uint64(11)
+        uniform = words.astype(np.float64) * _UNIT + _UNIT  # in (0, 1]: no logarithm of 0
+        gaps = np.minimum(np.floor(np.log(uniform) / math.log1p(-rate)), count)
+        indices = last + np.cumsum(gaps.astype(np.intp) + 1)
+        chosen.append(indices[indices < count])
+        last = int(indices[-1])
+    return np.concatenate(chosen)

@@ -37,9 +37,11 @@ class TrainingPlan:
         this Euclidean norm, divided by `batch_size` (Abadi et al., arXiv:1607.00133, algorithm 1;
         always the planned size, so that one row's influence does not depend on the batch).
       noise_multiplier: standard deviation, in units of `clip_norm`, of the Gaussian noise added to
-        each clipped sum. Privacy accounting is the caller's: batches are shuffled epochs, not the
-        Poisson samples of the moments accountant; held-out losses and everything else that is
-        computed from rows stay outside the guarantee.
+        each clipped sum. If positive, batches are not shuffled epochs: each is a Poisson sample of
+        the rows, drawn in secret with the rate batch_size / rows, or all rows where `batch_size`
+        holds them (then the sum is divided by their number); an epoch has as many steps as
+        otherwise. Privacy accounting is the caller's (`agent/privacy`). Refused together with
+        `patience`: which epoch is the best on held-out rows would be told without noise.
     """
 
     epochs: int
@@ -81,6 +83,8 @@ class TrainingPlan:
             raise ValueError("training plan: patience and average_tail exclude each other")
         if self.noise_multiplier and not self.clip_norm:
             raise ValueError("training plan: noise_multiplier needs a clip_norm")
+        if self.noise_multiplier and self.patience:
+            raise ValueError("training plan: noise_multiplier and patience exclude each other")
 
     def optimizer_of(self, epoch: int) -> Optimizer:
         """The optimizer with the step size of an epoch, 0 being the first."""

@@ -6,7 +6,8 @@ no value that is not finite ever leaves as a client update.
 
 Invariant: a step depends on `Progress` and on the arguments alone, so a training that stops
 between two steps and goes on from its checkpoint, in this process or another, ends bit-equal to
-one that never stopped. Noise is the exception: it is drawn anew, by design.
+one that never stopped. Noise, and with it who is in a batch, is the exception: both are drawn
+anew, by design, and steps that were lost with a crash are never looked at by anybody.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from agent.learning.checkpoint import (
 )
 from agent.learning.ir import Params
 from agent.learning.losses import Loss, example_losses
-from agent.learning.noise import gaussian
+from agent.learning.noise import gaussian, poisson_batch
 from agent.learning.params import Vector, flatten, unflatten
 from agent.learning.plan import TrainingPlan
 from agent.learning.rows import Labelled, Rows, weighed
@@ -122,8 +123,7 @@ class Training:
           TrainingDiverged: a loss or gradient is not finite.
         """
         progress, plan, counts = self._progress, self._plan, self._progress.counts
-        first = counts.step * plan.batch_size
-        batch = self._order[first : first + plan.batch_size]
+        batch = self._batch()
         rows = Rows(self._rows.x[batch], self._rows.y[batch], self._rows.w[batch])
         gradient = self._noised(rows) if plan.clip_norm else self._mean(rows)
         if plan.proximal:
@@ -192,6 +192,14 @@ class Training:
         if not self.finished:
             self._enter_epoch()
 
+    def _batch(self) -> NDArray[np.intp]:
+        """Return who is in this step: the next of the shuffled epoch, or a secret sample."""
+        number, size = len(self._rows.x), self._plan.batch_size
+        if not self._plan.noise_multiplier:
+            first = self._progress.counts.step * size
+            return self._order[first : first + size]
+        return poisson_batch(number, size / number) if size < number else np.arange(number)
+
     def _mean(self, rows: Rows) -> Vector:
         """Return the gradient of the weighted mean loss, and count the loss."""
         progress, counts = self._progress, self._progress.counts
@@ -208,18 +216,24 @@ class Training:
         return flatten(gradients)
 
     def _noised(self, rows: Rows) -> Vector:
-        """Return the clipped sum with its noise, over the planned batch size."""
-        plan, progress = self._plan, self._progress
-        params = unflatten(progress.params, self._start)
-        total, _ = self._backend.clipped_sum(params, rows.x, rows.y, rows.w, plan.clip_norm)
-        gradient = flatten(total)
+        """Return the clipped sum with its noise, over the planned batch size.
+
+        An empty sample is a step of noise alone; without one, a step would tell who is not there.
+        """
+        plan, progress, size = self._plan, self._progress, self._plan.batch_size
+        gradient = np.zeros(progress.params.size, np.float32)
+        if len(rows.x):
+            params = unflatten(progress.params, self._start)
+            total, _ = self._backend.clipped_sum(params, rows.x, rows.y, rows.w, plan.clip_norm)
+            gradient = flatten(total)
         if not np.isfinite(gradient).all():
             steps = progress.optimizer.steps
             raise TrainingDiverged(f"the clipped gradient is not finite at step {steps}")
         if plan.noise_multiplier:
             deviation = plan.noise_multiplier * plan.clip_norm
             gradient = (gradient + gaussian(gradient.size, deviation)).astype(np.float32)
-        return gradient / np.float32(plan.batch_size)
+            size = min(size, len(self._rows.x))
+        return gradient / np.float32(size)
 
     def _judge(self, vector: Vector, rows: Rows) -> float:
         """Return the weighted mean loss on rows."""

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import msgspec
 
+from agent.egress import Egress
+from agent.egress.classify import score_messages
 from agent.serve.document import availability_document, score_document
 from agent.serve.inbox import Inbox, OutputReport
 from agent.serve.score import Score
@@ -40,9 +42,17 @@ class MqttOutput:
     """
 
     def __init__(
-        self, settings: MqttSettings, inbox: Inbox, report: OutputReport, *, site: str, agent: str
+        self,
+        settings: MqttSettings,
+        inbox: Inbox,
+        report: OutputReport,
+        egress: Egress,
+        *,
+        site: str,
+        agent: str,
     ) -> None:
         self._settings, self._inbox, self._report = settings, inbox, report
+        self._egress = egress
         self._site, self._agent = site, agent
         self._topic = filled(settings.topic, site=site, agent=agent)
         self._availability = filled(settings.availability_topic, site=site, agent=agent)
@@ -67,7 +77,9 @@ class MqttOutput:
     async def _connected(self) -> None:
         client_id = self._settings.client_id or f"journeyman-{self._agent}"
         will = Will(self._availability, self._document(None))
-        async with connect(self._settings, client_id, will) as link:
+        where = f"scores' broker {self._settings.host}:{self._settings.port}"
+        meter = self._egress.link(where, score_messages(self._availability))
+        async with connect(self._settings, client_id, will, meter) as link:
             await self._announce(link)
             self._link = link
             self._is_up.set()

@@ -24,6 +24,7 @@ from agent.sensors.opcua.own_certificate import agent_uri
 from agent.sensors.source import SourceContext
 from agent.serve.address_space import AddressSpace
 from agent.serve.clients import Clients
+from agent.serve.counted import CountClient, CountedTransports
 from agent.serve.guarded import GuardedServer
 from agent.serve.history import ScoreHistory
 from agent.serve.inbox import Inbox, OutputReport
@@ -61,6 +62,7 @@ class OpcUaOutput:
       report: for people.
       context: where certificates are, and the agent's name.
       stale_after_s: without a new score for so long, the last one is marked; 0: never.
+      count: takes what is sent.
     """
 
     def __init__(
@@ -70,9 +72,10 @@ class OpcUaOutput:
         report: OutputReport,
         context: SourceContext,
         stale_after_s: float,
+        count: CountClient,
     ) -> None:
         self._settings, self._inbox, self._report = settings, inbox, report
-        self._context, self._stale_after_s = context, stale_after_s
+        self._context, self._stale_after_s, self._count = context, stale_after_s, count
         self._history = ScoreHistory(settings.history)
         self._clients = Clients(settings, context, report)
 
@@ -91,6 +94,7 @@ class OpcUaOutput:
     async def _serve(self) -> None:
         """Serve until the agent's own certificate is replaced by its successor."""
         internal = GuardedServer(self._clients.refusal, self._history)
+        internal.asyncio_transports = CountedTransports(self._count)
         server = Server(internal)
         await self._prepare(server)
         namespace = await server.get_namespace_index(server.get_application_uri())

@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine, Sequence
 
+from agent.egress import Egress
 from agent.sensors.opcua.settings import OpcUaSettings
 from agent.sensors.source import SourceContext
 from agent.serve.inbox import Inbox, OutputReport
@@ -27,6 +28,7 @@ class Outputs:
       context: folders and the agent's name.
       site: where the agent is.
       sources: the configured OPC UA sources; write-back uses their endpoints and security.
+      egress: counts what is sent.
 
     Attributes:
       reports: what each output says about itself.
@@ -38,8 +40,10 @@ class Outputs:
         context: SourceContext,
         site: str,
         sources: Sequence[OpcUaSettings] = (),
+        egress: Egress | None = None,
     ) -> None:
         self._settings, self._context = settings, context
+        self._egress = egress or Egress()
         self._inboxes: list[Inbox] = []
         self._runs: list[Run] = []
         self.reports: list[OutputReport] = []
@@ -71,7 +75,9 @@ class Outputs:
         inbox, report = self._add(f"mqtt {settings.host}:{settings.port}")
         credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
         settings = with_files_of(settings, self._context.config_dir, credentials)
-        output = MqttOutput(settings, inbox, report, site=site, agent=self._context.agent)
+        output = MqttOutput(
+            settings, inbox, report, self._egress, site=site, agent=self._context.agent
+        )
         self._runs += [output.keep_connected, output.publish]
 
     def _add_opcua(self, settings: OpcUaServerSettings) -> None:
@@ -79,7 +85,9 @@ class Outputs:
 
         inbox, report = self._add(f"opcua {settings.listen}")
         stale_after_s = self._settings.stale_after_s
-        output = OpcUaOutput(settings, inbox, report, self._context, stale_after_s)
+        output = OpcUaOutput(
+            settings, inbox, report, self._context, stale_after_s, self._egress.count_client
+        )
         self._runs.append(output.run)
 
     def _add_write_back(self, source: OpcUaSettings) -> None:
@@ -92,7 +100,7 @@ class Outputs:
             from agent.serve.write_back import WriteBackOutput  # noqa: PLC0415 - only where used
 
             inbox, report = self._add(f"write-back {source.endpoint}")
-            output = WriteBackOutput(source, targets, inbox, report, self._context)
+            output = WriteBackOutput(source, targets, inbox, report, self._context, self._egress)
             self._runs.append(output.run)
 
     def _add(self, name: str) -> tuple[Inbox, OutputReport]:

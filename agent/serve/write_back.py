@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from asyncua import Client, ua
+from asyncua.ua.ua_binary import variant_to_binary
 
+from agent.egress import Egress
+from agent.egress.categories import WRITTEN
 from agent.sensors.opcua.link import FAILURES, MALFORMED, reason_of
 from agent.sensors.opcua.security import secure
 from agent.sensors.opcua.settings import OpcUaSettings
@@ -73,6 +76,7 @@ class WriteBackOutput:
       inbox: of scores.
       report: for people.
       context: where certificates are.
+      egress: counts what is written.
     """
 
     def __init__(
@@ -82,8 +86,9 @@ class WriteBackOutput:
         inbox: Inbox,
         report: OutputReport,
         context: SourceContext,
+        egress: Egress,
     ) -> None:
-        self._source, self._inbox = source, inbox
+        self._source, self._inbox, self._egress = source, inbox, egress
         self._report, self._context = report, context
         self._targets = [Target(target) for target in targets]
         self._retry_s = min(target.retry_s for target in targets)
@@ -159,6 +164,7 @@ class WriteBackOutput:
                 written.append((target, value.is_clamped))
         if not values:
             return
+        self._count(values)
         results = await client.uaclient.write(ua.WriteParameters(NodesToWrite=values))
         for (target, is_clamped), status in zip(written, results, strict=True):
             if status.is_bad():
@@ -166,6 +172,12 @@ class WriteBackOutput:
                 self._fail(target, f"the server refused to write it: {status.name}: {status.doc}")
             else:
                 self._succeed(target, is_clamped=is_clamped)
+
+    def _count(self, values: list[ua.WriteValue]) -> None:
+        for each in values:
+            if each.Value.Value is not None:
+                size = len(variant_to_binary(each.Value.Value))
+                self._egress.count(self._source.endpoint, WRITTEN, 1, size)
 
     async def _read_kinds(
         self, client: Client, namespaces: list[str], targets: list[Target]

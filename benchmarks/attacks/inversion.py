@@ -25,7 +25,8 @@ def neurons(delta: Vector, inputs: int, hidden: int) -> Matrix:
     Args:
       delta: an update, or a sum of updates, float64 (P,), its first tensors the first layer's
         weights (hidden, inputs) and biases (hidden,).
-      inputs, hidden: of the first layer.
+      inputs: numbers in a row.
+      hidden: neurons of the first layer.
     """
     weights = delta[: hidden * inputs].reshape(hidden, inputs)
     biases = delta[hidden * inputs : hidden * inputs + hidden]

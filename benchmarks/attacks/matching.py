@@ -52,6 +52,21 @@ class Net:
         )
 
 
+@dataclass
+class _Adam:
+    """Running means of a slope and of its square (Kingma and Ba, arXiv:1412.6980)."""
+
+    first: Batch
+    second: Batch
+
+    def direction(self, slope: Batch, step: int) -> Batch:
+        """What to subtract in a step, counted from 1, at rate 1."""
+        self.first = _DECAYS[0] * self.first + (1 - _DECAYS[0]) * slope
+        self.second = _DECAYS[1] * self.second + (1 - _DECAYS[1]) * slope**2
+        mean = self.first / (1 - _DECAYS[0] ** step)
+        return np.asarray(mean / (np.sqrt(self.second / (1 - _DECAYS[1] ** step)) + _TINY))
+
+
 @dataclass(frozen=True)
 class _Pass:
     """One way through the network and back: what reaches the neurons, and the flat gradients."""
@@ -80,20 +95,12 @@ def matched(delta: Vector, net: Net, budget: Budget, rng: np.random.Generator) -
     classes, inputs = len(net.last), net.first.shape[1]
     x = rng.normal(size=(budget.restarts, budget.rows, inputs))
     labels = rng.normal(size=(budget.restarts, budget.rows, classes))
-    moments = [np.zeros_like(value) for value in (x, x, labels, labels)]
+    adams = _Adam(np.zeros_like(x), np.zeros_like(x)), _Adam(labels * 0.0, labels * 0.0)
     for step in range(1, budget.steps + 1):
         _, slopes = _distance(net, x, labels, wanted)
         rate = _RATE * (1.0 if 2 * step < budget.steps else 0.1)
-        for value, slope, first, second in zip(
-            (x, labels), slopes, moments[::2], moments[1::2], strict=True
-        ):
-            first *= _DECAYS[0]
-            first += (1 - _DECAYS[0]) * slope
-            second *= _DECAYS[1]
-            second += (1 - _DECAYS[1]) * slope**2
-            mean = first / (1 - _DECAYS[0] ** step)
-            spread = np.sqrt(second / (1 - _DECAYS[1] ** step))
-            value -= rate * mean / (spread + _TINY)
+        x = x - rate * adams[0].direction(slopes[0], step)
+        labels = labels - rate * adams[1].direction(slopes[1], step)
     distances, _ = _distance(net, x, labels, wanted)
     return np.asarray(x[int(np.argmin(distances))])
 
@@ -141,9 +148,7 @@ def _back(net: Net, x: Batch, there: _Pass, slope: Matrix) -> tuple[Batch, Batch
     by_errors = by_slopes @ net.last.T + last_bias[:, None]
     by_errors += np.einsum("tch,tnh->tnc", last, there.hidden)
     by_errors /= x.shape[1]
-    by_logits = there.shares * (
-        by_errors - (there.shares * by_errors).sum(axis=2, keepdims=True)
-    )
+    by_logits = there.shares * (by_errors - (there.shares * by_errors).sum(axis=2, keepdims=True))
     by_hidden = np.einsum("tch,tnc->tnh", last, there.errors) + by_logits @ net.last
     by_x = np.einsum("thf,tnh->tnf", first, there.slopes)
     by_x += (by_hidden * there.is_active) @ net.first

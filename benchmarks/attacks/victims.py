@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
+from agent.learner import plan_for
 from agent.learning.families import mlp
 from agent.learning.ir import Params, initial_params
 from agent.learning.losses import Loss
 from agent.learning.numpy_backend import NumpyBackend
 from agent.learning.plan import TrainingPlan
 from agent.learning.train import train
+from agent.privacy.cost import private_plan
+from agent.privacy.noising import noised
 from wire.messages import Policy
 from wire.tensors import clip, flatten, round_to_steps
 
@@ -86,22 +89,14 @@ DEFAULT = Policy()
 
 
 def plan_of(policy: Policy, seed: int) -> TrainingPlan:
-    """The part of a policy that training follows."""
-    is_by_record = policy.privacy == "record"
-    return TrainingPlan(
-        epochs=policy.epochs,
-        batch_size=policy.batch_size,
-        optimizer=policy.optimizer,
-        learning_rate=policy.learning_rate,
-        seed=seed,
-        clip_norm=policy.example_clip if is_by_record else 0.0,
-        noise_multiplier=policy.noise_multiplier if is_by_record else 0.0,
-    )
+    """How an agent trains by a policy; the seed is another one for each version."""
+    return private_plan(plan_for(policy, "agent-0", seed, Loss.CROSS_ENTROPY), policy)
 
 
-def rounded(delta: Vector, policy: Policy, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Clip and round as an agent does; integers at the policy's scale."""
-    integers, _ = round_to_steps(clip(delta, policy.clip_norm), policy.scale, policy.bits, rng)
+def sent(delta: Vector, policy: Policy, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Clip, noise and round as an agent does; integers at the policy's scale."""
+    clipped = noised(clip(delta, policy.clip_norm), policy)
+    integers, _ = round_to_steps(clipped, policy.scale, policy.bits, rng)
     return integers.astype(np.int64)
 
 

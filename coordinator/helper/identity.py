@@ -9,46 +9,24 @@ mode 0600.  It is never overwritten, and one that others can read is refused.  A
 was lost makes new keys: a key that comes back would let old masks be released twice.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from wire.errors import SettingsError
 from wire.keys import write_helper
 from wire.messages import Charter, HelperKeys
-from wire.signing import (
-    PrivateKey,
-    read_private_key,
-    read_secret,
-    write_private_key,
-    write_secret,
-)
+from wire.sealing_keys import SealingKey, read_sealing_key, write_sealing_key
+from wire.signing import PrivateKey, read_private_key, write_private_key
 from wire.topics import check_name
-
-_SEALING_PREFIX = "journeyman-sealing-key:"
-_KEY_BYTES = 32
 
 
 @dataclass(frozen=True)
-class SealingKey:
-    """An X25519 private key, 32 raw bytes; never shown."""
+class OwnKeys:
+    """Both private keys of this helper, and their public halves with its name."""
 
-    raw: bytes
-
-    @staticmethod
-    def generate() -> "SealingKey":
-        """Make a new key from the operating system's CSPRNG."""
-        return SealingKey(os.urandom(_KEY_BYTES))
-
-    @property
-    def public(self) -> bytes:
-        """The public half, 32 raw bytes."""
-        return X25519PrivateKey.from_private_bytes(self.raw).public_key().public_bytes_raw()
-
-    def __repr__(self) -> str:
-        return f"SealingKey(public={self.public.hex()[:16]}…)"
+    signing: PrivateKey
+    sealing: SealingKey
+    public: HelperKeys
 
 
 def make_helper(directory: Path, name: str) -> HelperKeys:
@@ -66,7 +44,7 @@ def make_helper(directory: Path, name: str) -> HelperKeys:
             raise SettingsError(str(path), None, None, "this exists; keys are never overwritten")
     signing, sealing = PrivateKey.generate(), SealingKey.generate()
     write_private_key(signing_file, signing)
-    write_secret(sealing_file, _SEALING_PREFIX, sealing.raw)
+    write_sealing_key(sealing_file, sealing)
     keys = HelperKeys(name=name, signing=signing.public.raw, sealing=sealing.public)
     write_helper(public_file, keys)
     return keys
@@ -85,10 +63,20 @@ def own_keys(directory: Path) -> HelperKeys:
         raise SettingsError(str(directory), None, None, reason)
     name = found[0].name.removesuffix(".signing.key")
     signing_file, sealing_file, _ = _files(directory, name)
-    signing = read_private_key(signing_file).public.raw
+    return read_keys(name, signing_file, sealing_file).public
+
+
+def read_keys(name: str, signing_file: Path, sealing_file: Path) -> OwnKeys:
+    """Read both private keys.
+
+    Raises:
+      SettingsError: one is missing, readable by others, or of another kind.
+    """
+    signing = read_private_key(signing_file)
     hint = "not a helper's sealing key; make one with: journeyman-helper keys NAME --out DIR"
-    sealing = SealingKey(read_secret(sealing_file, _SEALING_PREFIX, hint))
-    return HelperKeys(name=name, signing=signing, sealing=sealing.public)
+    sealing = read_sealing_key(sealing_file, hint)
+    public = HelperKeys(name=name, signing=signing.public.raw, sealing=sealing.public)
+    return OwnKeys(signing, sealing, public)
 
 
 def differences(charter: Charter, keys: HelperKeys) -> list[str]:

@@ -150,49 +150,20 @@ class Sums:
         return False
 
     def _decide(self, purpose: Purpose, terms: Terms, chosen: list[Sealed]) -> bool:
-        k_min, first = self._charter.k_min, chosen[0]
-        buckets = assigned([each.site for each in chosen], terms.buckets, k_min)
-        if buckets is None:
+        manifest = planned(self._charter, self.rows.next_number(), purpose, terms, chosen)
+        if manifest is None:
             return False
-        number = self.rows.next_number()
-        plan = Manifest(
-            number=number,
-            epoch=self._charter.epoch,
-            purpose=purpose,
-            subject=first.subject,
-            lineage=first.lineage,
-            version=terms.version,
-            count=first.count,
-            ring=first.ring,  # type: ignore[arg-type]  # as its header said, which was checked
-            scale=first.scale,
-            bits=first.bits,
-            weight_cap=terms.weight_cap,
-            staleness_cap=terms.staleness_cap,
-            staleness_floor=terms.staleness_floor,
-            is_damped=terms.is_damped,
-            members=tuple(
-                ManifestMember(report=each.report, coefficient=1, bucket=bucket)
-                for each, bucket in zip(chosen, buckets, strict=True)
-            ),
-        )
-        shares = coefficients(plan, [entry_of(each) for each in chosen], buckets, k_min)
-        if shares is None:
-            return False
-        members = tuple(
-            ManifestMember(report=each.report, coefficient=share, bucket=each.bucket)
-            for each, share in zip(plan.members, shares, strict=True)
-        )
-        manifest = msgspec.structs.replace(plan, members=members)
         envelope = seal(
             manifest,
             federation=self._charter.federation,
             signer=COORDINATOR,
-            counter=number,
+            counter=manifest.number,
             key=self._key,
         )
         reports = [each.report for each in chosen]
-        self.rows.decide(sha256(envelope), number, purpose, envelope, reports)
+        self.rows.decide(sha256(envelope), manifest.number, purpose, envelope, reports)
         sites = len({each.site for each in chosen})
+        number = manifest.number
         logger.info("manifest %d: %d reports (%s) of %d sites", number, len(chosen), purpose, sites)
         return True
 
@@ -257,6 +228,52 @@ class Sums:
         sums = opened(totals.ravel(), masks, manifest.ring).reshape(totals.shape)
         self.rows.close(digest, "opened")
         return Opened(manifest, members, sums)
+
+
+def planned(
+    charter: Charter, number: int, purpose: Purpose, terms: Terms, chosen: Sequence[Sealed]
+) -> Manifest | None:
+    """The manifest of these reports, all of one kind; None where they are no sum.
+
+    Args:
+      charter: for its `k_min` and epoch.
+      number: the manifest's.
+      purpose: of the reports.
+      terms: what the manifest says beside its members.
+      chosen: at least one report.
+    """
+    k_min, first = charter.k_min, chosen[0]
+    buckets = assigned([each.site for each in chosen], terms.buckets, k_min)
+    if buckets is None:
+        return None
+    plan = Manifest(
+        number=number,
+        epoch=charter.epoch,
+        purpose=purpose,
+        subject=first.subject,
+        lineage=first.lineage,
+        version=terms.version,
+        count=first.count,
+        ring=first.ring,  # type: ignore[arg-type]  # as its header said, which was checked
+        scale=first.scale,
+        bits=first.bits,
+        weight_cap=terms.weight_cap,
+        staleness_cap=terms.staleness_cap,
+        staleness_floor=terms.staleness_floor,
+        is_damped=terms.is_damped,
+        members=tuple(
+            ManifestMember(report=each.report, coefficient=1, bucket=bucket)
+            for each, bucket in zip(chosen, buckets, strict=True)
+        ),
+    )
+    shares = coefficients(plan, [entry_of(each) for each in chosen], buckets, k_min)
+    if shares is None:
+        return None
+    members = tuple(
+        ManifestMember(report=each.report, coefficient=share, bucket=each.bucket)
+        for each, share in zip(plan.members, shares, strict=True)
+    )
+    return msgspec.structs.replace(plan, members=members)
 
 
 def filled_buckets(manifest: Manifest) -> list[int]:

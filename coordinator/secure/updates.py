@@ -101,6 +101,20 @@ class MaskedUpdates:
             self._since_s = now_s
         return is_proposed
 
+    def stranded(self, now_s: float) -> list[Sealed]:
+        """Once training is closed: updates of too few sites for a sum, after a version's deadline.
+
+        Nobody will come to make them enough; they get an outcome rather than wait for ever.
+        """
+        current = self._current
+        free = self._rows.free("update")
+        if current.store.training == "open" or not free or self._rows.undecided_of("update"):
+            return []
+        if self._since_s is None or now_s - self._since_s < current.settings.strategy.deadline_s:
+            return []
+        few = len({each.site for each in free}) < current.identity.trust.charter.k_min
+        return free if few else []
+
     def buffer(self, opened: Opened) -> tuple[Buffer, list[UpdateKey]]:
         """The buffer that a sum stands for, and whose updates are in it."""
         manifest, current = opened.manifest, self._current

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from agent.egress import Egress
 from agent.health import Board, MetricsTable, Progress, serve_health, server
 from agent.health.readiness import GRACE_S, Readiness
 from agent.health.server import health_server
@@ -46,7 +47,7 @@ def served(made: Board, visit: Callable[[str], None], table: MetricsTable = TABL
     """Run a visitor in a thread beside the event loop."""
 
     async def run() -> None:
-        async with health_server(made, table) as address:
+        async with health_server(made, table, Egress()) as address:
             await asyncio.to_thread(visit, address)
 
     asyncio.run(run())
@@ -109,7 +110,7 @@ def test_it_answers_while_the_event_loop_is_blocked_and_says_so(
     monkeypatch.setattr("agent.health.board._BLOCKED_S", 0.0)
 
     async def run() -> Answer:
-        async with health_server(board()[0], TABLE) as address:
+        async with health_server(board()[0], TABLE, Egress()) as address:
             return get(f"{address}/healthz")  # blocks the loop, and is answered all the same
 
     code, text, _ = asyncio.run(run())
@@ -207,7 +208,7 @@ def test_an_address_that_is_taken_is_told_once_and_tried_again(
         table = MetricsTable(listen=f"127.0.0.1:{other.getsockname()[1]}")
 
         async def run() -> None:
-            serving = asyncio.create_task(serve_health(board()[0], table))
+            serving = asyncio.create_task(serve_health(board()[0], table, Egress()))
             await eventually(lambda: caplog.records)
             await asyncio.sleep(0.1)
             other.close()
@@ -222,7 +223,7 @@ def test_an_address_that_is_taken_is_told_once_and_tried_again(
 
 
 def test_nothing_is_served_unless_somebody_wants_it() -> None:
-    asyncio.run(serve_health(board()[0], MetricsTable()))  # returns at once
+    asyncio.run(serve_health(board()[0], MetricsTable(), Egress()))  # returns at once
     assert "health" not in {thread.name for thread in threading.enumerate()}
 
 

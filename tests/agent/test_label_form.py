@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.egress import Egress
 from agent.labels import LabelChannel, Labels, LabelsTable, problems
 from agent.labels.form import label_form
 
@@ -24,7 +25,7 @@ def with_form(folder: Path, visit: Callable[[str], None], table: LabelsTable = T
     labels = Labels(folder / "labels.db", table, ["torque", "defect"], folder)
 
     async def run() -> None:
-        async with label_form(labels, table, "gateway-1, Ulm") as address:
+        async with label_form(labels, table, "gateway-1, Ulm", Egress()) as address:
             await asyncio.to_thread(visit, address)
 
     asyncio.run(run())

@@ -2,10 +2,11 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.config import Identity
@@ -15,6 +16,7 @@ from agent.kept_identity import kept_certificate, newest_identity
 from agent.renewal import Renewal
 from agent.status import Status
 from wire.certificates import make_authority, read_certificate, write_certificate, write_key
+from wire.charters import sign_charter
 from wire.codec import seal
 from wire.enrolment import Enroller
 from wire.errors import MalformedError, SignatureError
@@ -24,7 +26,7 @@ from wire.messages import Charter
 from wire.mqtt import BrokerSettings
 from wire.renewal import Asked, make_renewed
 from wire.revocations import sign_revoked
-from wire.signing import read_private_key
+from wire.signing import PrivateKey, read_private_key
 from wire.trust import ROOT, read_charter, read_credential
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -183,10 +185,15 @@ def newer_charter(scene: Scene, epoch: int) -> Enroller:
     return Enroller(scene.enroller.root, data, trust, scene.enroller.key, scene.enroller.ca)
 
 
-def test_a_newer_charter_counts_from_the_next_start_and_never_an_older_one(scene: Scene) -> None:
+def test_a_newer_charter_counts_at_once_and_after_a_restart_and_never_an_older_one(
+    scene: Scene,
+) -> None:
     scene.enroller = newer_charter(scene, 5)
-    scene.renewal.on_answer(scene.issue(NOW + timedelta(days=70)))
-    assert "charter 5 and credential 3 wait for a restart" in scene.status.renewed
+    now = scene.renewal.on_answer(scene.issue(NOW + timedelta(days=70)))
+    assert now is not None
+    assert now.trust.charter.epoch == 5
+    scene.renewal.follow(now)
+    assert scene.renewal.on_answer(scene.issue(NOW + timedelta(days=71))) is None
     found = newest_identity(scene.identity, scene.enroller.root, scene.state)
     assert (found.trust.charter.epoch, found.trust.charter.k_min) == (5, 2)
     assert found.credential == scene.identity.credential
@@ -207,7 +214,37 @@ def test_a_damaged_charter_in_the_state_directory_is_ignored_and_said(
     (scene.state / "identity" / CHARTER).write_bytes(b"rotten")
     found = newest_identity(scene.identity, scene.enroller.root, scene.state)
     assert found == scene.identity
-    assert "what was renewed is ignored" in caplog.text
+    assert "the kept charter is ignored" in caplog.text
+
+
+def rotated(scene: Scene, epoch: int) -> Enroller:
+    """The authority under a charter that names another enrolment key."""
+    key = PrivateKey(bytes([77] * 32))
+    before = scene.enroller.trust.charter
+    charter = msgspec.structs.replace(before, epoch=epoch, enrolment_key=key.public.raw)
+    data = sign_charter(charter, read_private_key(scene.directory / "root.key"))
+    trust = read_charter(data, scene.enroller.root)
+    return Enroller(scene.enroller.root, data, trust, key, scene.enroller.ca)
+
+
+def test_an_agent_that_another_key_enrols_now_asks_at_once_and_goes_on_meanwhile(
+    scene: Scene,
+) -> None:
+    scene.asked_at(NOW, 2)  # the day's question is asked
+    scene.enroller = rotated(scene, 5)
+    waiting = replace(scene.identity, trust=scene.enroller.trust)
+    scene.renewal.follow(waiting)
+    assert "its credential does not count" in scene.status.renewed
+    assert 1 <= len(scene.asked_at(NOW + timedelta(hours=2), 2)) <= 3
+    now = scene.renewal.on_answer(scene.issue(NOW + timedelta(days=70)))
+    assert now is not None
+    scene.renewal.follow(now)
+    assert scene.status.renewed == ""
+    # A restart in between finds the new charter with the old credential, and does not stop.
+    files = scene.state / "identity"
+    assert newest_identity(scene.identity, scene.enroller.root, scene.state) == now
+    (files / f"{AGENT}.credential").unlink()
+    assert newest_identity(scene.identity, scene.enroller.root, scene.state) == waiting
 
 
 def test_a_revoked_agent_knows_it_and_an_older_list_does_not_clear_it(scene: Scene) -> None:

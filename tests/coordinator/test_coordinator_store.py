@@ -43,17 +43,19 @@ def test_what_is_promised_is_on_the_disk(store: Store) -> None:
 
 def test_an_update_id_is_recorded_only_once(store: Store) -> None:
     header = Site().update(BASE).header
-    store.add_update(header, "committed", "", MEMBER, 1.0)
-    with pytest.raises(sqlite3.IntegrityError):
+    with store.transaction():
+        store.add_update(header, "committed", "", MEMBER, 1.0)
+    with pytest.raises(sqlite3.IntegrityError), store.transaction():
         store.add_update(header, "committed", "", MEMBER, 2.0)
 
 
 def test_the_same_sequence_of_another_incarnation_is_another_update(store: Store) -> None:
     header = Site().update(BASE).header
-    store.add_update(header, "committed", "", MEMBER, 1.0)
     wiped = msgspec.structs.replace(header, incarnation="f" * 16)
-    assert store.known_update(wiped) is None
-    store.add_update(wiped, "refused", "why", None, 1.0)
+    with store.transaction():
+        store.add_update(header, "committed", "", MEMBER, 1.0)
+        assert store.known_update(wiped) is None
+        store.add_update(wiped, "refused", "why", None, 1.0)
     known = store.known_update(wiped)
     assert known is not None
     assert (known.status, known.reason) == ("refused", "why")
@@ -62,11 +64,12 @@ def test_the_same_sequence_of_another_incarnation_is_another_update(store: Store
 def test_only_committed_updates_become_folded(store: Store) -> None:
     site = Site()
     committed = site.update(BASE).header
-    store.add_update(committed, "committed", "", MEMBER, 1.0)
-    store.add_update(site.update(BASE).header, "refused", "why", None, 1.0)
     folded = ("press-1", site.incarnation, 1, committed.content.digest)
-    assert store.settle_committed("folded", "", 3) == [folded]
-    assert store.settle_committed("folded", "", 4) == []
+    with store.transaction():
+        store.add_update(committed, "committed", "", MEMBER, 1.0)
+        store.add_update(site.update(BASE).header, "refused", "why", None, 1.0)
+        assert store.settle_committed("folded", "", 3) == [folded]
+        assert store.settle_committed("folded", "", 4) == []
     assert store.memberships() == [(3, "press-1", site.incarnation, 1, 5)]
 
 

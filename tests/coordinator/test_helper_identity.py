@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from coordinator.helper.identity import SealingKey, differences, make_helper, own_keys
+from coordinator.helper.identity import differences, make_helper, own_keys
 from coordinator.helper.main import main
 from wire.errors import SettingsError
 from wire.keys import CHARTER, make_federation, read_helper
 from wire.messages import Charter, HelperKeys
+from wire.sealing_keys import SealingKey
 from wire.signing import read_private_key
 
 
@@ -24,6 +25,11 @@ def charter_with(*helpers: HelperKeys) -> Charter:
         author_keys=(key,),
         helpers=helpers,
     )
+
+
+def others(directory: Path) -> list[HelperKeys]:
+    """The two helpers beside the one that a test is about."""
+    return [make_helper(directory / name, name) for name in ("union", "church")]
 
 
 def test_the_keys_are_private_and_their_public_halves_go_to_the_charter(tmp_path: Path) -> None:
@@ -75,7 +81,7 @@ def test_a_charter_that_names_the_helper_passes_the_check(
 ) -> None:
     make_helper(tmp_path / "helper", "notary")
     public = read_helper(tmp_path / "helper" / "notary.public")
-    root = make_federation(tmp_path / "keys", "plant-net", helpers=(public,))
+    root = make_federation(tmp_path / "keys", "plant-net", helpers=(public, *others(tmp_path)))
     words = [str(tmp_path / "keys" / CHARTER), "--root", root.raw.hex()]
     assert main(["check", *words, "--keys", str(tmp_path / "helper")]) == 0
     assert "federation plant-net names helper notary" in capsys.readouterr().out
@@ -87,7 +93,7 @@ def test_a_charter_that_does_not_fails_it_with_what_is_wrong(
     make_helper(tmp_path / "helper", "notary")
     make_helper(tmp_path / "other", "notary")
     public = read_helper(tmp_path / "other" / "notary.public")
-    root = make_federation(tmp_path / "keys", "plant-net", helpers=(public,))
+    root = make_federation(tmp_path / "keys", "plant-net", helpers=(public, *others(tmp_path)))
     words = [str(tmp_path / "keys" / CHARTER), "--root", root.raw.hex()]
     assert main(["check", *words, "--keys", str(tmp_path / "helper")]) == 1
     said = capsys.readouterr().err
@@ -99,7 +105,7 @@ def test_a_charter_of_another_root_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     public = make_helper(tmp_path / "helper", "notary")
-    make_federation(tmp_path / "keys", "plant-net", helpers=(public,))
+    make_federation(tmp_path / "keys", "plant-net", helpers=(public, *others(tmp_path)))
     words = [str(tmp_path / "keys" / CHARTER), "--root", "11" * 32]
     assert main(["check", *words, "--keys", str(tmp_path / "helper")]) == 2
     assert "charter from root: the signature does not verify" in capsys.readouterr().err

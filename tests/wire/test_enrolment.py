@@ -238,7 +238,9 @@ def test_requests_and_answers_are_capped_before_they_are_read() -> None:
 def test_the_largest_names_and_charter_fit_under_the_caps() -> None:
     names = {name: name[0] * 63 for name in ("federation", "agent", "site")}
     charter = msgspec.structs.replace(
-        CHARTER, federation=names["federation"], author_keys=(bytes(32),) * 16
+        CHARTER,
+        federation=names["federation"],
+        author_keys=tuple(bytes([100 + at] * 32) for at in range(16)),
     )
     large = enroller(charter)
     token = new_token(large, names["agent"], names["site"], EXPIRES)

@@ -1,0 +1,233 @@
+"""Masked updates from commit to version, through three helpers that may come and go."""
+
+import itertools
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from coordinator.secure.rules import levelled
+from tests.coordinator.secure_world import HELPERS, POLICY, SCALE, World
+from tests.coordinator.small_federation import P, evaluation, start_params
+from wire.tensors import flatten, read_params
+
+GOAL_5 = "[strategy]\ngoal = 5\n"
+
+
+def test_a_version_is_the_exact_weighted_mean_of_masked_updates(tmp_path: Path) -> None:
+    world = World(tmp_path, GOAL_5)
+    agents = world.sites(5)
+    updates = [world.update(agent, weight=10 + at) for at, agent in enumerate(agents)]
+    assert world.commit(updates) == ["committed"] * 5
+    world.online(*HELPERS)
+    world.settle()
+    assert world.outcomes() == {"folded": 5}
+    assert world.shares(1) == {f"press-{at}": 10 + at for at in range(5)}
+    total, weight = world.refolded(1), sum(range(10, 15))
+    found = flatten(
+        read_params(
+            world.store.content(world.federation.head.train.content.digest),
+            [("w", (50, 12)), ("b", (12,))],
+        )
+    )
+    expected = (start_params().astype(np.float64) + total * SCALE / weight).astype(np.float32)
+    assert np.array_equal(found, expected)
+
+
+def test_nothing_the_coordinator_stores_before_release_tells_of_an_update(tmp_path: Path) -> None:
+    """Two updates that differ in every number give contents that no statistic tells apart."""
+    world = World(tmp_path, GOAL_5)
+    agents = world.sites(3)
+    plain = np.full(P, 100)
+    updates = [world.update(agent, plain) for agent in agents]
+    contents = [np.frombuffer(update.content, np.uint8) for update in updates]
+    for content in contents:
+        counts = np.bincount(content, minlength=256)
+        chi_square = float(((counts - counts.mean()) ** 2 / counts.mean()).sum())
+        assert chi_square < 400  # 255 degrees of freedom; p < 1e-7 beyond
+    for one, other in itertools.pairwise(contents):
+        assert np.mean(one == other) < 0.03
+
+
+@pytest.mark.parametrize("down", HELPERS)
+def test_any_one_helper_may_be_down_all_the_time(tmp_path: Path, down: str) -> None:
+    world = World(tmp_path, GOAL_5)
+    world.commit([world.update(agent) for agent in world.sites(5)])
+    world.online(*(name for name in HELPERS if name != down))
+    world.settle()
+    assert world.outcomes() == {"folded": 5}
+
+
+def test_with_two_helpers_down_updates_wait_and_nothing_is_lost(tmp_path: Path) -> None:
+    world = World(tmp_path, GOAL_5)
+    world.commit([world.update(agent) for agent in world.sites(5)])
+    world.online("union")
+    world.turn(5)
+    assert world.outcomes() == {"committed": 5}
+    world.online("union", "insurer")
+    world.settle()
+    assert world.outcomes() == {"folded": 5}
+
+
+def test_a_helper_that_goes_between_endorsing_and_releasing_is_replaced(tmp_path: Path) -> None:
+    world = World(tmp_path, GOAL_5)
+    world.commit([world.update(agent) for agent in world.sites(5)])
+    world.online("notary", "union")
+    world.turn(8, lambda _, message: type(message).__name__ not in {"Release", "Masks"})
+    (digest,) = (digest for digest, _ in world.store.secure.undecided())
+    assert len(world.store.secure.endorsements(digest)) == 2
+    world.online("union", "insurer")  # the notary is gone for good
+    world.settle()
+    assert world.outcomes() == {"folded": 5}
+    assert len(world.store.secure.endorsements(digest)) == 3
+
+
+@pytest.mark.parametrize("after", range(9))
+def test_a_coordinator_killed_at_any_turn_goes_on(tmp_path: Path, after: int) -> None:
+    world = World(tmp_path, GOAL_5)
+    world.commit([world.update(agent) for agent in world.sites(5)])
+    world.online(*HELPERS)
+    world.turn(after, lambda name, message: (len(name) + len(repr(message)) + after) % 3 > 0)
+    world.restart()
+    world.online(*HELPERS)
+    world.settle()
+    assert world.outcomes() == {"folded": 5}
+    assert np.array_equal(
+        world.refolded(1), sum(agent.integers[1] * 10 for agent in world.agents.values())
+    )
+
+
+def test_lost_messages_and_chunks_are_asked_for_again(tmp_path: Path) -> None:
+    world = World(tmp_path, GOAL_5)
+    world.commit([world.update(agent) for agent in world.sites(5)])
+    world.online(*HELPERS)
+    rng = np.random.default_rng(4)
+    world.turn(60, lambda *_: bool(rng.random() < 0.5))
+    assert world.outcomes() == {"folded": 5}
+
+
+def test_too_few_sites_wait_however_many_updates_there_are(tmp_path: Path) -> None:
+    world = World(tmp_path, GOAL_5)
+    for name in ("press-a", "press-b", "press-c", "press-d", "press-e"):
+        world.agent(name, "north" if name < "press-d" else "south")
+    world.commit([world.update(agent) for agent in world.agents.values()])
+    world.online(*HELPERS)
+    world.turn(5)
+    assert world.outcomes() == {"committed": 5}
+    east = world.agent("press-f", "east")
+    world.commit([world.update(east)])
+    world.settle()
+    # Three updates of north weigh more than one of east: still as even as 3 sites need not be.
+    assert world.outcomes()["committed"] == 6
+    world.commit([world.update(world.agent(f"press-{at}", f"s-{at}")) for at in range(3)])
+    world.settle()
+    assert world.outcomes() == {"folded": 9}
+
+
+def test_a_site_that_would_drown_the_others_is_levelled(tmp_path: Path) -> None:
+    world = World(tmp_path, GOAL_5)
+    agents = world.sites(5)
+    world.commit(
+        [world.update(agent, weight=1000 if at == 0 else 2) for at, agent in enumerate(agents)]
+    )
+    world.online(*HELPERS)
+    world.settle()
+    shares = world.shares(1)
+    assert list(shares.values()) == levelled([1000, 2, 2, 2, 2], list("abcde"), 3)
+    assert shares["press-0"] < 10
+
+
+def test_a_report_that_two_helpers_refuse_is_refused_and_the_others_go_on(tmp_path: Path) -> None:
+    world = World(tmp_path, GOAL_5)
+    agents = world.sites(6)
+    updates = [world.update(agent) for agent in agents]
+    bad = world.update(agents[0])
+    masked = bad.header.masked
+    assert masked is not None
+    broken = world.update(
+        agents[5], masked=msgspec.structs.replace(masked, ephemeral=bytes(range(32)))
+    )
+    assert world.commit([*updates[:5], broken]) == ["committed"] * 6
+    world.online(*HELPERS)
+    world.settle()
+    assert world.outcomes() == {"folded": 5, "refused": 1}
+    reasons = [receipt.reason for _, receipt in world.results if receipt.status == "refused"]
+    assert any("box" in reason for reason in reasons)
+
+
+def test_plain_and_wrongly_masked_updates_are_refused_at_once(tmp_path: Path) -> None:
+    world = World(tmp_path, GOAL_5)
+    (agent,) = world.sites(1)
+    assert world.commit([world.update(agent, masked=None)]) == ["refused"]
+    update = world.update(agent)
+    assert update.header.masked is not None
+    other = msgspec.structs.replace(update.header.masked, ring=16)
+    assert world.commit([world.update(agent, masked=other)]) == ["refused"]
+
+
+def test_stale_updates_weigh_less_and_every_version_is_exact(tmp_path: Path) -> None:
+    world = World(tmp_path, GOAL_5, POLICY + "staleness_cap = 1\n")
+    agents = world.sites(6)
+    first = world.base
+    world.online(*HELPERS)
+    for _ in range(3):
+        world.commit([world.update(agent) for agent in agents[:5]])
+        world.settle()
+    late = world.update(agents[5], base=first)
+    world.commit([late, *(world.update(agent) for agent in agents[:4])])
+    world.settle()
+    assert world.outcomes() == {"folded": 20}
+    assert world.shares(4)["press-5"] == 3  # 10 x 1 div 3
+    assert world.shares(4)["press-0"] == 10
+
+
+def test_buckets_are_summed_apart_and_a_hostile_one_is_outvoted(tmp_path: Path) -> None:
+    robust = '[robust]\ncombine = "median"\nbuckets = 3\n[strategy]\ngoal = 9\n'
+    world = World(tmp_path, robust)
+    agents = world.sites(9)
+    updates = [world.update(agent, np.full(P, 10)) for agent in agents]
+    updates[4] = world.update(agents[4], np.full(P, -127))
+    world.commit(updates)
+    world.online(*HELPERS)
+    world.settle()
+    assert world.outcomes() == {"folded": 9}
+    moved = flatten(
+        read_params(world.store.content(world.base.content.digest), [("w", (50, 12)), ("b", (12,))])
+    )
+    assert np.allclose(moved - start_params(), 10 * SCALE, atol=1e-6)
+
+
+def test_evaluations_are_known_as_sums_and_the_gate_decides_by_them(tmp_path: Path) -> None:
+    world = World(tmp_path, GOAL_5 + "[gate]\nevery = 1\nquorum = 3\n")
+    agents = world.sites(5)
+    world.online(*HELPERS)
+    world.commit([world.update(agent) for agent in agents])
+    world.settle()
+    head = world.federation.head
+    assert head.candidate is not None
+    for agent in agents:
+        world.report(
+            agent,
+            [
+                evaluation(head.serve.content.digest, 1.0),
+                evaluation(head.candidate.content.digest, 1.5),
+            ],
+        )
+    kept = world.store.evaluations(head.candidate.content.digest)
+    assert kept == {}  # nobody's own counts are known
+    candidate = head.candidate.content.digest
+    world.turn(6)
+    assert world.federation.head.serve.content.digest == candidate
+    assert any("5 sites" in reason for *_, reason in world.store.record.decisions())
+
+
+def test_once_training_is_closed_updates_of_too_few_sites_end_void(tmp_path: Path) -> None:
+    world = World(tmp_path, "[strategy]\ngoal = 5\ndeadline_s = 20\n")
+    world.commit([world.update(agent) for agent in world.sites(2)])
+    world.online(*HELPERS)
+    world.turn(10)
+    assert world.outcomes() == {"committed": 2}
+    world.store.set_training("closed")
+    world.turn(10)
+    assert world.outcomes() == {"void": 2}
