@@ -39,11 +39,12 @@ from wire.deltas import decode
 from wire.errors import BundleError, MalformedError, ReplayError, WireError
 from wire.manifest import Manifest, columns
 from wire.messages import Content, Delta, Head
+from wire.safeguards import below
 from wire.signing import PublicKey
 from wire.standards import Standard, read_standard
 from wire.tensors import Params, read_params
 from wire.topics import Topics
-from wire.trust import COORDINATOR, Trust, below_floor
+from wire.trust import COORDINATOR, Trust
 
 __all__ = ["URGENCY", "Adopted", "Adoption", "Examples", "contents", "topic_key"]
 
@@ -159,8 +160,8 @@ class Adoption:
         if head.recovery != charter.recovery:
             reason = f"head {head.sequence} is of recovery {head.recovery}, charter "
             raise MalformedError(f"{reason}{charter.epoch} here of {charter.recovery}")
-        if refused := below_floor(head.policy, charter):
-            raise MalformedError(f"head {head.sequence}: {refused}")
+        if refused := below(head.policy, charter.least):
+            raise MalformedError(f"head {head.sequence}: {refused} by the charter")
         return True
 
     def _accept(self) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from coordinator.admissions import Admissions
 from coordinator.config import (
+    CHARTER,
     CoordinatorSettings,
     Identity,
     read_coordinator_settings,
@@ -24,16 +25,19 @@ from coordinator.config import (
 from coordinator.connection import Connection
 from coordinator.evaluation_log import EvaluationLog
 from coordinator.federation import Federation
+from coordinator.past import RestoredError
 from coordinator.reader import Reader, ViewError, read_about
 from coordinator.revocations import RevokedFile
 from coordinator.store import Store
 from coordinator.strategies.choice import StrategyName
 from coordinator.terminal import status_text
+from wire.charters import KeptCharter
 from wire.database import lock_directory
 from wire.errors import SettingsError
 from wire.messages import OrderName
 from wire.notify import notify, watchdog_interval_s
 from wire.settings import settings_error
+from wire.signing import parse_public_key
 from wire.watchdog import keep_watch
 
 logger = logging.getLogger(__name__)
@@ -43,17 +47,17 @@ _WATCH_S = 1.0
 
 
 class Coordinator:
-    """One federation's coordinator: owns the state directory and the connection."""
+    """One federation's coordinator, under one charter: owns store and connection.
 
-    def __init__(self, settings: CoordinatorSettings, identity: Identity) -> None:
-        state = resolve(identity.source, settings.coordinator.state_dir)
-        try:
-            lock_directory(state, "coordinator")
-        except OSError as error:
-            reason = f"can not use {state}: {error.strerror}"
-            where = "coordinator.state_dir"
-            raise settings_error(identity.source, where, reason) from None
-        store = Store(state / DATABASE)
+    Args:
+      settings: of the configuration file.
+      identity: verified under the newest charter.
+      state: directory that this process has locked.
+    """
+
+    def __init__(self, settings: CoordinatorSettings, identity: Identity, state: Path) -> None:
+        self._store = store = Store(state / DATABASE)
+        root = parse_public_key(settings.trust.root)
         federation = Federation(store, settings, identity, time.monotonic())
         is_synchronous = settings.strategy.name == "fedavg"
         evaluations = EvaluationLog(
@@ -63,7 +67,7 @@ class Coordinator:
             k_min=identity.trust.charter.k_min,
         )
         evaluations.resume(federation)
-        boot = store.next_boot()
+        boot = store.next_boot(identity.trust.charter.recovery)
         admissions = Admissions(
             settings.selection,
             settings.strategy,
@@ -80,6 +84,7 @@ class Coordinator:
             admissions,
             boot,
             _revoked_file(identity, settings),
+            KeptCharter(state / CHARTER, root, identity.trust),
         )
         logger.info(
             "federation %s at version %d, head %d, run %d",
@@ -90,7 +95,13 @@ class Coordinator:
         )
 
     async def run(self) -> None:
-        """Run until cancelled after `stop`; tell the service manager how it goes."""
+        """Run until cancelled after `stop`, or until a newer charter came.
+
+        Tells the service manager how it goes.
+
+        Raises:
+          RestoredError: this store is not the newest of this coordinator.
+        """
         notify("READY=1")
         interval_s = watchdog_interval_s()
         every_s = min(_WATCH_S, (interval_s or math.inf) / 2)
@@ -102,6 +113,7 @@ class Coordinator:
             await self._connection.run()
         finally:
             watch.cancel()
+            self._store.close()
 
     def stop(self) -> None:
         """Say that a cancellation comes, so that a link that ends with it does not hide it."""
@@ -119,10 +131,21 @@ async def run(config: Path, strategy: StrategyName | None = None) -> None:
     if strategy is not None:
         named = msgspec.structs.replace(settings.strategy, name=strategy)
         settings = msgspec.structs.replace(settings, strategy=named)
-    coordinator = Coordinator(settings, read_identity(config, settings))
+    state = _taken_directory(config, settings)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    while not stop.is_set():
+        # Anew for each charter: it may change every rule, and what it contradicts is said here.
+        coordinator = Coordinator(settings, read_identity(config, settings), state)
+        try:
+            await _run_until(stop, coordinator)
+        except RestoredError as error:
+            raise SettingsError(str(state / DATABASE), None, None, str(error)) from None
+    notify("STOPPING=1")
+
+
+async def _run_until(stop: asyncio.Event, coordinator: Coordinator) -> None:
     running = asyncio.create_task(coordinator.run(), name="coordinator")
     stopping = asyncio.create_task(stop.wait(), name="stop")
     await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -131,7 +154,17 @@ async def run(config: Path, strategy: StrategyName | None = None) -> None:
     running.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await running
-    notify("STOPPING=1")
+
+
+def _taken_directory(config: Path, settings: CoordinatorSettings) -> Path:
+    """The state directory, made where it is missing, for this process alone."""
+    state = resolve(config, settings.coordinator.state_dir)
+    try:
+        lock_directory(state, "coordinator")
+    except OSError as error:
+        reason = f"can not use {state}: {error.strerror}"
+        raise settings_error(config, "coordinator.state_dir", reason) from None
+    return state
 
 
 def _revoked_file(identity: Identity, settings: CoordinatorSettings) -> RevokedFile | None:

@@ -4,7 +4,10 @@ What a table alone can say is checked by its types; what keys, charter and bundl
 other is checked here, and named by file, line and key as well.
 """
 
+import contextlib
+import logging
 import os
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +27,10 @@ from coordinator.server_optimizer import ServerOptimizerSettings
 from coordinator.strategies.choice import StrategySettings, make_strategy
 from coordinator.strategies.own import StrategyError
 from coordinator.web.settings import WebSettings
-from wire.bundle import Bundle, read_bundle
-from wire.chunks import CHUNK_BYTES
-from wire.errors import SettingsError, WireError
+from wire.bundle import Bundle, read_bundle, read_draft
+from wire.charters import newest_trust
+from wire.chunks import CHUNK_BYTES, sha256
+from wire.errors import SettingsError, SignatureError, WireError
 from wire.messages import HELPERS, MAX_CHUNKS, Charter, Policy
 from wire.mqtt import BrokerSettings
 from wire.revocations import read_revoked_file
@@ -36,6 +40,12 @@ from wire.signing import PrivateKey, parse_public_key, read_private_key
 from wire.tally import check_judged
 from wire.tensors import Params
 from wire.trust import Trust, read_charter
+
+logger = logging.getLogger(__name__)
+
+DATABASE = "coordinator.db"
+CHARTER = "charter.jm"
+"""The newest one seen, in the state directory."""
 
 
 class CoordinatorTable(Settings, frozen=True, kw_only=True):
@@ -140,12 +150,14 @@ def read_identity(path: Path, settings: CoordinatorSettings) -> Identity:
         root = parse_public_key(settings.trust.root)
         where = "trust.charter"
         trust = read_charter(resolve(path, settings.trust.charter).read_bytes(), root)
+        state = resolve(path, settings.coordinator.state_dir)
+        trust = newest_trust(state / CHARTER, root, trust)
         where = "trust.revoked"
         if settings.trust.revoked:
             read_revoked_file(resolve(path, settings.trust.revoked), trust)
         where = "coordinator.bundle"
         data = resolve(path, settings.coordinator.bundle).read_bytes()
-        bundle = read_bundle(data, trust)
+        bundle = _bundle_of(data, trust, state / DATABASE)
         where = "trust.key"
         key = read_private_key(resolve(path, settings.trust.key))
         where = f"initial.{'file' if settings.initial.source == 'file' else 'source'}"
@@ -154,10 +166,38 @@ def read_identity(path: Path, settings: CoordinatorSettings) -> Identity:
     except (OSError, ValueError, WireError, SettingsError) as error:
         raise settings_error(path, where, str(error)) from None
     if key.public != trust.coordinator:
-        raise settings_error(path, "trust.key", "this is not the charter's coordinator key")
+        reason = f"this is not the coordinator key of charter {trust.charter.epoch}"
+        raise settings_error(path, "trust.key", reason)
     identity = Identity(path, trust, key, bundle, data, initial)
     _check_together(identity, settings)
     return identity
+
+
+def _bundle_of(data: bytes, trust: Trust, database: Path) -> Bundle:
+    """The bundle, verified; one that is published already goes on when its author was removed.
+
+    Raises:
+      WireError: it can not be used.
+    """
+    try:
+        return read_bundle(data, trust)
+    except SignatureError as error:
+        if not _is_published(sha256(data), database):
+            raise
+        logger.warning("%s; agents that do not have this bundle yet will refuse it", error)
+        return read_draft(data)[0]
+
+
+def _is_published(digest: bytes, database: Path) -> bool:
+    if not database.exists():
+        return False
+    where = f"{database.resolve().as_uri()}?mode=ro"
+    try:
+        with contextlib.closing(sqlite3.connect(where, uri=True)) as file:
+            found = file.execute("SELECT 1 FROM contents WHERE digest = ?", (digest,)).fetchone()
+    except sqlite3.Error:
+        return False
+    return found is not None
 
 
 def _check_together(identity: Identity, settings: CoordinatorSettings) -> None:

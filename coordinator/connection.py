@@ -7,6 +7,10 @@ sent are forgotten: agents ask again.  Every birth is answered with what is know
 incarnation, so that a restored or copied card is noticed before it makes an update.
 
 Whatever comes in is checked first; what is refused is logged with its reason.
+
+Two things end `run` for good: others know more of this coordinator's past than its store does
+(`coordinator/past.py`), and a newer charter came (`is_outdated`), under which whoever made this
+connection begins anew.
 """
 
 import asyncio
@@ -14,6 +18,7 @@ import logging
 import random
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from coordinator.admissions import Admissions
@@ -22,9 +27,11 @@ from coordinator.current import Result
 from coordinator.evaluation_log import EvaluationLog
 from coordinator.federation import Federation
 from coordinator.ingest import BUDGET_BYTES, Ingest, Update
+from coordinator.past import Past, RestoredError
 from coordinator.revocations import RevokedFile
 from coordinator.secure.exchange import Exchange
 from coordinator.store import KnownAgent, Store
+from wire.charters import KeptCharter
 from wire.chunks import CHUNK_BYTES, split
 from wire.codec import Counter, Opened, ReplayGuard, kind_of, open_envelope, parse_body, seal
 from wire.database import DiskError
@@ -68,7 +75,7 @@ from wire.progress import Beat, Progress
 from wire.reconnecting import Reconnecting
 from wire.signing import PublicKey
 from wire.topics import Topics
-from wire.trust import COORDINATOR, read_credential, read_revoked
+from wire.trust import COORDINATOR, read_credential, read_revoked, unlisted
 from wire.waiting import no_beat
 
 logger = logging.getLogger(__name__)
@@ -84,6 +91,8 @@ _SILENT_S = 300.0
 """To publish a large model again to a broker far away takes a while, before the first tick."""
 _ORDERS_S = 0.5
 _FILE_S = 5.0
+_ECHO_S = 2.0
+"""A broker that does not let us read our own charter costs so much at each connection."""
 _GRANTS_S = 0.2
 _HELPERS_S = 0.1
 _RECEIPTS_PER_MESSAGE = 200
@@ -118,6 +127,7 @@ class Connection:
     admissions: Admissions
     boot: int
     revoked_file: RevokedFile | None = None
+    charters: KeptCharter | None = None
 
     progress: Progress = field(default_factory=Progress)
     _beat: Beat = no_beat
@@ -134,12 +144,21 @@ class Connection:
             _OUTGOING
         )
         self._head_moved = asyncio.Event()
+        self._past = Past(self.identity.trust, self.boot)
+        self._restored: RestoredError | None = None
+        self._echoed = asyncio.Event()
+        self.is_outdated = False
+        """A newer charter came, and was kept."""
         self.is_up = False
         self.is_stopping = False
         """Set before `run` is cancelled: a link that ends in the same instant can hide that."""
 
     async def run(self) -> None:
-        """Connect, serve, and connect again, for ever."""
+        """Connect, serve, and connect again, until a newer charter comes.
+
+        Raises:
+          RestoredError: this store is not the newest of this coordinator.
+        """
         with self.progress.watching("connection", _SILENT_S) as self._beat:
             await self._keep_connected()
 
@@ -156,7 +175,11 @@ class Connection:
                 # Nothing that was not stored was receipted; agents stop sending while this program
                 # is offline, and offer everything again.
                 logger.error("offline until the disk works: %s", reason_of(group))  # noqa: TRY400
-            if self.is_stopping:
+            except* RestoredError:
+                pass  # said below, without the tasks that it came through
+            if self._restored is not None:
+                raise self._restored
+            if self.is_stopping or self.is_outdated:
                 return
             lived_s = time.monotonic() - began_s if self.is_up else 0.0
             self.is_up = False
@@ -168,7 +191,8 @@ class Connection:
         async with connect(self.broker, COORDINATOR, will) as link, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(link), name="listen")
             # First: what was revoked is to be known before anything else comes in.
-            await link.subscribe([self._topics.revoked])
+            await link.subscribe([self._topics.revoked, self._topics.charter])
+            await self._look_back(link)
             await link.subscribe(
                 [self._topics.all_updates, self._topics.all_reports, self._topics.all_asks]
             )
@@ -188,6 +212,21 @@ class Connection:
             tasks.create_task(self._watch_revoked_file(), name="revoked")
             # Last: a thousand retained births would stand before head, birth and receipts.
             await link.subscribe([self._topics.all_states])
+
+    async def _look_back(self, link: Link) -> None:
+        """See what this coordinator said last, before it says anything but its charter.
+
+        What the broker retains comes before the echo of what we publish after we asked for it.
+        """
+        said = [self._topics.head, self._topics.coordinator_state]
+        await link.subscribe(said)
+        if self.identity.trust.envelope:
+            self._echoed.clear()
+            await link.publish(self._topics.charter, self.identity.trust.envelope, retain=True)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ECHO_S):
+                    await self._echoed.wait()
+        await link.unsubscribe(said)
 
     def _limit_chunks(self, chunk_bytes: int) -> None:
         try:
@@ -254,7 +293,9 @@ class Connection:
         kind = topic.removeprefix(f"{self._topics.base}/").partition("/")[0]
         if kind == "up":
             return self._on_update(topic, message.payload, now_s)
-        if kind == "report":
+        if topic in (self._topics.charter, self._topics.head, self._topics.coordinator_state):
+            self._on_own(topic, message.payload)
+        elif kind == "report":
             self._on_report(topic, message.payload, now_s)
         elif kind == "ask":
             self._on_ask(topic, message.payload, now_s)
@@ -262,9 +303,27 @@ class Connection:
             self._on_helper(topic, message.payload, now_s)
         elif kind == "revoked":
             self._on_revoked(read_revoked(message.payload, self.identity.trust))
-        elif kind == "state" and topic != self._topics.coordinator_state:
+        elif kind == "state":
             self._on_agent_state(topic, message.payload)
         return None
+
+    def _on_own(self, topic: str, payload: bytes) -> None:
+        """Take what this coordinator publishes itself: who else did, and what did it say last?"""
+        if topic == self._topics.charter:
+            if payload == self.identity.trust.envelope:
+                self._echoed.set()
+            if self.charters is not None and self.charters.take(payload):
+                self.is_outdated = True
+                raise LinkDownError(f"charter {self.charters.trust.charter.epoch} begins")
+            return
+        try:
+            if topic == self._topics.head:
+                self._past.on_head(payload, self.federation.saved)
+            else:
+                self._past.on_birth(payload)
+        except RestoredError as error:
+            self._restored = error
+            raise
 
     def _on_update(self, topic: str, payload: bytes, now_s: float) -> Update | None:
         at = self._topics.parse_update(topic)
@@ -285,6 +344,7 @@ class Connection:
         if known is not None:
             self._send([(at.agent, known)])
             return None
+        self._compare(sender, header)
         if self._is_revoked(sender):
             self._alarm_revoked(at.agent, sender.serial, f"update {header.sequence} was refused")
         if not header.dropped and self.federation.problem_with(header) is not None:
@@ -295,11 +355,20 @@ class Connection:
             return None
         return taken
 
+    def _compare(self, sender: KnownAgent, header: UpdateHeader) -> None:
+        """See whether sites train from what this store does not know yet."""
+        sites = {site for _, site, _ in self.store.agents()}
+        try:
+            self._past.on_update(sender.site, header, self.federation.saved, sites)
+        except RestoredError as error:
+            self._restored = error
+            raise
+
     def _on_report(self, topic: str, payload: bytes, now_s: float) -> None:
         agent = self._topics.agent_of(topic, "report")
         opened = open_envelope(payload, "report")
         known = self._verify_agent(opened, agent)
-        self._refuse_revoked(known)
+        self._refuse_uncounted(known)
         self._guard_of(known, "report").accept(opened.counter, f"report from {agent}")
         report = parse_body(opened, Report)
         self._after(self.federation.on_report(agent, known.site, report, now_s))
@@ -342,7 +411,7 @@ class Connection:
         agent = self._topics.agent_of(topic, "ask")
         opened = open_envelope(payload, "readiness")
         known = self._verify_agent(opened, agent)
-        self._refuse_revoked(known)
+        self._refuse_uncounted(known)
         self._guard_of(known, "ask").accept(opened.counter, f"readiness from {agent}")
         readiness = parse_body(opened, Readiness)
         alone = self.federation.site_alone
@@ -362,7 +431,7 @@ class Connection:
         agent = self._topics.agent_of(topic, "state")
         opened = open_envelope(payload, "agent-state")
         state = parse_body(opened, AgentState)  # carries the key that it is verified with
-        credential = read_credential(state.credential, self.identity.trust)
+        credential = self._credential_in(state.credential, agent)
         if credential.agent != agent or opened.signer != agent:
             reason = f"the birth of {agent} carries a credential of {credential.agent}"
             raise SignatureError(reason)
@@ -399,6 +468,28 @@ class Connection:
         else:
             self.admissions.on_gone(agent)
 
+    def _credential_in(self, envelope: bytes, agent: str) -> Credential:
+        """The credential of a birth, verified.
+
+        One that an earlier enrolment key signed counts for an agent that was here under it: for
+        the same site, key and serial, so that nobody who has that key can make another one.
+        """
+        try:
+            return read_credential(envelope, self.identity.trust)
+        except SignatureError:
+            said = parse_body(open_envelope(envelope, "credential"), Credential)
+            known = self.store.agent(agent)
+            if known is None or known.credential != (
+                said.agent,
+                said.site,
+                said.public_key,
+                said.serial,
+            ):
+                raise
+        if refused := unlisted(said.site, self.identity.trust.charter):
+            raise SignatureError(f"{agent}: {refused}")
+        return said
+
     def _answer_birth(self, agent: str, state: AgentState) -> None:
         highest = self.store.highest(agent, state.incarnation)
         spent = self.store.spent(agent)
@@ -417,9 +508,11 @@ class Connection:
     def _is_revoked(self, known: KnownAgent) -> bool:
         return self.store.revocations.covers(known.agent, known.serial)
 
-    def _refuse_revoked(self, known: KnownAgent) -> None:
+    def _refuse_uncounted(self, known: KnownAgent) -> None:
         if self._is_revoked(known):
             raise SignatureError(f"credential {known.serial} of {known.agent} was revoked")
+        if refused := unlisted(known.site, self.identity.trust.charter):
+            raise SignatureError(f"{known.agent}: {refused}")
 
     def _alarm_revoked(self, agent: str, serial: int, what: str) -> None:
         """Whoever has its keys still gets to the broker."""

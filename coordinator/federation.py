@@ -29,22 +29,25 @@ from numpy.typing import NDArray
 
 from coordinator.aggregate import Member, settled
 from coordinator.aggregation import Diverged, advance, is_ready, take
+from coordinator.audit_sums import note_opened
 from coordinator.average import add_version
 from coordinator.config import CoordinatorSettings, Identity
 from coordinator.current import Current, Result
 from coordinator.ingest import Update, receipt
 from coordinator.judging import Judging
 from coordinator.observing import Observing
-from coordinator.publication import Named, still_useful
+from coordinator.publication import Named, is_signed_by, still_useful
 from coordinator.secure.figures import MaskedFigures
 from coordinator.secure.rows import Sealed
 from coordinator.secure.sums import Opened, Sums
 from coordinator.secure.updates import MaskedUpdates, UpdateKey
 from coordinator.store import Saved, Store
 from coordinator.strategies.strategy import Offer, Rejected
+from wire.chunks import sha256
 from wire.errors import MalformedError
 from wire.messages import (
     CONFLICT,
+    Charter,
     Endorsement,
     Head,
     Policy,
@@ -56,6 +59,7 @@ from wire.messages import (
 from wire.settings import settings_error
 from wire.sparse import decode_sparse, kept_count, largest_sparse_bytes
 from wire.tensors import read_integers, update_bytes
+from wire.trust import unlisted
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +71,8 @@ class Federation:
         self, store: Store, settings: CoordinatorSettings, identity: Identity, now_s: float
     ) -> None:
         self._store = store
-        self._source = identity.source
+        self._source, self._charter = identity.source, identity.trust.charter
+        self._key = identity.key.public
         self._current = Current(store, settings, identity)
         self._judging = Judging(self._current, now_s)
         self._observing = Observing(store, settings, identity)
@@ -76,7 +81,19 @@ class Federation:
         self._figures = MaskedFigures(self._current, self.sums)
         self._buffer_since_s = now_s
         self._duplicates = 0
+        self._follow_charter(identity.trust.charter)
         self._publish_settings(now_s)
+
+    def _follow_charter(self, charter: Charter) -> None:
+        """Begin where the root says that we begin again; give up what it does not count."""
+        current = self._current
+        if charter.recovery > current.saved.recovery:
+            self._judging.recover(charter.recovery)
+        refused = [unlisted(site, charter) for site in current.model.buffer.sites]
+        if any(refused):
+            with current.step():
+                current.settle(Result(), "void", next(filter(None, refused)), 0)
+                current.empty_buffer()
 
     def _publish_settings(self, now_s: float) -> None:
         """Publish a head when the policy or the training switch is not what the last one says."""
@@ -87,6 +104,7 @@ class Federation:
                 self._close_buffer(scale, now_s)
         if (
             not current.has_head
+            or not is_signed_by(current.saved.head, self._charter.federation, self._key)
             or current.head.policy != current.policy
             or current.head.training != self._store.training
         ):
@@ -266,6 +284,7 @@ class Federation:
         """
         result, current = Result(), self._current
         with current.step():
+            note_opened(self._store.audit, self._store.secure, self.sums.helpers, manifest)
             opened = self.sums.open(manifest, masks)
             self._store.secure.forget([sealed.report for sealed in opened.members])
             if opened.manifest.purpose == "update":
@@ -319,7 +338,8 @@ class Federation:
             return receipt(header, "refused", reason=taken.reason)
         if len(self._current.model.buffer.members) == 1:
             self._buffer_since_s = now_s
-        self._store.add_update(header, "committed", "", taken, time.time())
+        report = sha256(update.envelope) if header.masked else b""
+        self._store.add_update(header, "committed", "", taken, time.time(), report)
         return receipt(header, "committed")
 
     def _fold(self, update: Update) -> Member | Rejected:
@@ -351,13 +371,16 @@ class Federation:
 
     def problem_with(self, header: UpdateHeader) -> Rejected | None:
         """What the header alone decides, so that no chunk is taken in vain."""
-        return self._revoked(header) or self._unfit(header)
+        return self._uncounted(header) or self._unfit(header)
 
-    def _revoked(self, header: UpdateHeader) -> Rejected | None:
+    def _uncounted(self, header: UpdateHeader) -> Rejected | None:
         sender = self._store.agent(header.agent)
-        if sender is None or not self._store.revocations.covers(sender.agent, sender.serial):
+        if sender is None:
             return None
-        return Rejected(f"credential {sender.serial} of {sender.agent} was revoked")
+        if self._store.revocations.covers(sender.agent, sender.serial):
+            return Rejected(f"credential {sender.serial} of {sender.agent} was revoked")
+        refused = unlisted(sender.site, self._charter)
+        return Rejected(refused) if refused else None
 
     def _unfit(self, header: UpdateHeader) -> Rejected | None:
         policy, current = self._policy, self._current

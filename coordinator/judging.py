@@ -10,7 +10,9 @@ Training never waits for any of this.
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from coordinator.aggregation import begin
 from coordinator.current import Current, Result
@@ -106,30 +108,61 @@ class Judging:
         self._decide(candidate.version, verdict, reason)
         self._current.publish({"candidate": None, "judged": candidate.version, "worse": worse})
 
+    def recover(self, recovery: int) -> None:
+        """Go on from what this store has, in a lineage of the root's new recovery.
+
+        What was decided after the backup is lost here, and agents may know it: a lineage of each
+        recovery's own range never meets one of theirs.
+        """
+        current = self._current
+        lineage = max(current.saved.lineage + 1, recovery << 16)
+        reason = f"recovery {recovery}: the coordinator was set up again from older state"
+        changes = {"serve": current.saved.serve, "recovery": recovery}
+        with current.step():
+            train = current.saved.train
+            self._begin_lineage(Result(), train, "rolled back", reason, lineage, changes)
+
     def _begin_lineage(
-        self, result: Result, good: VersionRef, verdict: Verdict, reason: str
+        self,
+        result: Result,
+        good: VersionRef,
+        verdict: Verdict,
+        reason: str,
+        lineage: int | None = None,
+        changes: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
-        """Go on from weights that the sites found good; what was trained since ends refused."""
+        """Go on from good weights; what was trained since ends refused.
+
+        Args:
+          result: where receipts go.
+          good: trained on from, and served where `changes` do not say otherwise.
+          verdict: for people.
+          reason: for people and receipts.
+          lineage: its number; the next one where that is not said.
+          changes: of the saved state, besides.
+        """
         current = self._current
         abandoned, version = current.saved.lineage, current.model.version + 1
+        lineage = abandoned + 1 if lineage is None else lineage
         current.settle(result, "refused", f"lineage {abandoned} was abandoned: {reason}", 0)
         params = current.weights(good.content)
         fresh = begin(current.usual_rules, params, version)
         average = params.astype("float64")
         current.save_model(replace(fresh, radius=current.model.radius), average)
-        current.store.add_version(version, abandoned + 1, good.content.digest, 0, time.time())
+        current.store.add_version(version, lineage, good.content.digest, 0, time.time())
         self._decide(version, verdict, reason)
-        logger.error("lineage %d begins from served version %d", abandoned + 1, good.version)
+        logger.error("lineage %d begins from version %d", lineage, good.version)
         current.publish(
             {
                 "version": version,
-                "lineage": abandoned + 1,
+                "lineage": lineage,
                 "train": VersionRef(version=version, content=good.content),
                 "serve": good,
                 "candidate": None,
                 "judged": version,
                 "worse": 0,
                 "averaged": 0,
+                **changes,
             }
         )
 

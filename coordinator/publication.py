@@ -16,7 +16,9 @@ from coordinator.store import Saved, Store
 from wire.chunks import describe
 from wire.codec import open_envelope, parse_body, seal
 from wire.deltas import encode
+from wire.errors import SignatureError
 from wire.messages import MAX_DELTAS, Content, Delta, Head, Policy, TreeHead, VersionRef
+from wire.signing import PublicKey
 from wire.trust import COORDINATOR
 
 
@@ -99,6 +101,7 @@ def seal_head(
         deltas=saved.deltas,
         policy=policy,
         training=training,
+        recovery=saved.recovery,
         log=log,
     )
     envelope = seal(
@@ -109,6 +112,15 @@ def seal_head(
         key=identity.key,
     )
     return head, envelope
+
+
+def is_signed_by(envelope: bytes, federation: str, key: PublicKey) -> bool:
+    """Whether a head of our own was signed with this key, and not with one before it."""
+    try:
+        open_envelope(envelope, "head").verify(federation, key)
+    except SignatureError:
+        return False
+    return True
 
 
 def parse_head(envelope: bytes) -> Head:

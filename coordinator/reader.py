@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
-from coordinator.config import CoordinatorSettings, resolve
+from coordinator.config import CHARTER, CoordinatorSettings, resolve
 from coordinator.gate import GateSettings
 from coordinator.read_quality import (
     read_choices,
@@ -42,6 +42,7 @@ from coordinator.view import (
     presence,
 )
 from wire.bundle import read_bundle
+from wire.charters import newest_trust
 from wire.errors import SettingsError, WireError
 from wire.settings import settings_error
 from wire.signing import parse_public_key
@@ -76,6 +77,7 @@ def read_about(path: Path, settings: CoordinatorSettings) -> About:
         trust = read_charter(resolve(path, settings.trust.charter).read_bytes(), root)
         where = "coordinator.bundle"
         bundle = read_bundle(resolve(path, settings.coordinator.bundle).read_bytes(), trust)
+        trust = newest_trust(resolve(path, settings.coordinator.state_dir) / CHARTER, root, trust)
     except (OSError, ValueError, WireError, SettingsError) as error:
         raise settings_error(path, where, str(error)) from None
     strategy = settings.strategy

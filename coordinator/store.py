@@ -134,6 +134,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
       averaged: versions in the average since the lineage began.
       radius: the adaptive clipping radius.
       statistics: of the features over all sites, once there are enough.
+      recovery: of the charter under which the lineage began.
     """
 
     version: int
@@ -150,6 +151,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     averaged: int = 0
     radius: float = 0.0
     statistics: Content | None = None
+    recovery: int = 0
 
     @property
     def judged_refs(self) -> list[tuple[Judged, VersionRef]]:
@@ -232,10 +234,15 @@ class Store:
         finally:
             self._db.execute("PRAGMA synchronous=FULL")
 
-    def next_boot(self) -> int:
-        """Number of this process run, above all earlier ones."""
+    def next_boot(self, recovery: int = 0) -> int:
+        """Number of this process run, above all earlier ones.
+
+        Args:
+          recovery: the charter's; runs of an earlier recovery may be unknown here, so that each
+            begins a range of its own.  Below 2**31, because a `Session` is.
+        """
         with self.transaction():
-            self._db.execute("UPDATE control SET boot = boot + 1")
+            self._db.execute("UPDATE control SET boot = max(boot, ?) + 1", (recovery << 16,))
         return int(self._db.execute("SELECT boot FROM control").fetchone()[0])
 
     @property
@@ -278,6 +285,7 @@ class Store:
         reason: str,
         member: Member | None,
         at: float,
+        report: bytes = b"",
     ) -> None:
         """Record the first sight of an update (inside a transaction); its id must be new.
 
@@ -287,6 +295,7 @@ class Store:
           reason: why, where that has one.
           member: what it counts in the buffer, where it does.
           at: wall clock.
+          report: SHA-256 of its envelope, by which manifests name it; empty where none will.
         """
         self._db.execute(
             "INSERT INTO updates VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?)",
@@ -304,7 +313,7 @@ class Store:
                 at,
             ),
         )
-        self.audit.note_update(header, status, reason)
+        self.audit.note_update(header, status, reason, report)
         if member is not None:
             self._db.execute(
                 "INSERT OR REPLACE INTO weights VALUES (?, ?)", (member.agent, header.weight)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from agent.learning.train import TrainingPlan, train
 from agent.model import Model, prepare
 from shopfloor.milling import Table, read_ai4i
-from shopfloor.plant import HELD_OUT, SITES
+from shopfloor.plant import HELD_OUT, NAMES
 from shopfloor.quality import average_precision, roc_auc
 from shopfloor.record import BaselinePoint, ModelQuality, SiteQuality
 from wire.bundle import read_bundle
@@ -101,7 +101,7 @@ def write_scores(
     inputs = np.concatenate([table.inputs() for table in held_out.values()])
     arrays: dict[str, NDArray[np.generic]] = {
         "label": np.concatenate([table.machine_failure for table in held_out.values()]),
-        "site": np.concatenate([table.quality for table in held_out.values()]),
+        "site": np.concatenate([np.full(len(each), site) for site, each in held_out.items()]),
     }
     for name, params in weights.items():
         arrays[name] = model.score(params, inputs)
@@ -118,8 +118,12 @@ def load_model(run: Path) -> tuple[Model, Params]:
 
 def read_held_out(run: Path) -> dict[str, Table]:
     """The rows that no agent saw, by site."""
-    table = read_ai4i(run / HELD_OUT)
-    return {site: table.take(table.quality == site) for site in SITES}
+    return {site: read_ai4i(run / HELD_OUT / f"{site}.csv") for site in site_names(run)}
+
+
+def site_names(run: Path) -> list[str]:
+    """Names of the run's sites, in order."""
+    return msgspec.json.decode((run / NAMES).read_bytes(), type=list[str])
 
 
 def main() -> int:
@@ -133,7 +137,7 @@ def main() -> int:
     os.nice(19)
     model, start = load_model(options.run)
     held_out = read_held_out(options.run)
-    sites = {site: read_ai4i(options.run / "sites" / f"{site}.csv") for site in SITES}
+    sites = {site: read_ai4i(options.run / "sites" / f"{site}.csv") for site in held_out}
     points = []
     for moment in (float(text) for text in options.moments.split(",")):
         share = min(1.0, moment / options.stream_s)

@@ -61,6 +61,10 @@ class Demo:
         self._killable["the coordinator"] = self.processes.start(
             "coordinator", python("coordinator.main", "run", config), restarts=True
         )
+        for name, config in self.plant.helpers:
+            self._killable[f"helper {name}"] = self.processes.start(
+                f"helper-{name}", python("coordinator.helper.main", "run", config), restarts=True
+            )
         for site in self.plant.sites:
             self._killable[f"the agent of {site.name}"] = self.processes.start(
                 site.agent, python("agent.main", "run", site.config), restarts=True

@@ -17,7 +17,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -25,6 +27,10 @@ from shopfloor.audit.command import add_audit
 from shopfloor.enrolment_command import add_enrolment, add_key_actions
 from shopfloor.simulate.command import add_simulate
 from wire.errors import SettingsError, WireError
+
+if TYPE_CHECKING:
+    from shopfloor.plant import Options
+    from shopfloor.record import RunRecord
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,6 +107,17 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "--kills", type=int, default=0, help="kill -9 coordinator and agents so often"
     )
     demo.add_argument(
+        "--secure",
+        action="store_true",
+        help="ten factories; updates masked, sums opened by three helpers; a plain run beside it",
+    )
+    demo.add_argument(
+        "--epsilon",
+        type=_epsilon,
+        default=0.0,
+        help="with --secure: each site's budget of differential privacy for single records",
+    )
+    demo.add_argument(
         "--mcu",
         action="store_true",
         help="instead: a model reaches an emulated Cortex-M3 (takes --out and --seed)",
@@ -112,6 +129,13 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 10 <= value <= 86_400:
         raise argparse.ArgumentTypeError(f"{text} is not between 10 and 86400 seconds")
+    return value
+
+
+def _epsilon(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 1000:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0.1 and 1000")
     return value
 
 
@@ -146,38 +170,66 @@ def _mcu_demo(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     if options.mcu:
         return _mcu_demo(options)
+    if options.epsilon and not options.secure:
+        print("journeyman demo: --epsilon needs --secure", file=sys.stderr)
+        return 2
     from shopfloor.demo import run_demo  # noqa: PLC0415  matplotlib and asyncua take a second
     from shopfloor.milling import TableError  # noqa: PLC0415
-    from shopfloor.plant import STREAM_SHARE, Options, lay_out  # noqa: PLC0415
+    from shopfloor.plant import (  # noqa: PLC0415
+        SECURE_SITES,
+        SITES,
+        STREAM_SHARE,
+        Options,
+        lay_out,
+    )
     from shopfloor.processes import ChildError  # noqa: PLC0415
     from shopfloor.report import verdict, write_report  # noqa: PLC0415
+    from shopfloor.secure import secured_words  # noqa: PLC0415
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     out = options.out or Path(tempfile.mkdtemp(prefix="journeyman-demo-"))
     run = out / time.strftime("run-%Y%m%d-%H%M%S")
+    chosen = Options(
+        seed=options.seed,
+        data=options.data,
+        strategy=options.strategy,
+        broker=options.broker,
+        stream_s=STREAM_SHARE * options.duration,
+        learn_s=options.duration,
+        down_share=options.down_share,
+        kills=options.kills,
+        sites=SECURE_SITES if options.secure else SITES,
+    )
     try:
-        plant = lay_out(
-            run,
-            Options(
-                seed=options.seed,
-                data=options.data,
-                strategy=options.strategy,
-                broker=options.broker,
-                stream_s=STREAM_SHARE * options.duration,
-                learn_s=options.duration,
-                down_share=options.down_share,
-                kills=options.kills,
-            ),
-        )
-        record = asyncio.run(run_demo(plant, headless=options.headless))
+        if options.secure:
+            record = _secure_run(run, chosen, options)
+        else:
+            record = asyncio.run(run_demo(lay_out(run, chosen), headless=options.headless))
     except (TableError, ChildError, OSError) as error:
         print(f"journeyman demo: {error}", file=sys.stderr)
         return 1
     write_report(record, out)
     (run / "events.json").write_bytes(msgspec.json.encode(record.events))
     print(verdict(record))
+    if words := secured_words(record):
+        print(words)
     print(f"Report: {out / 'report.html'}")
     return 0 if record.updates.lost == 0 else 1
+
+
+def _secure_run(run: Path, chosen: "Options", options: argparse.Namespace) -> "RunRecord":
+    """The same factories twice: plain, for comparison, and then masked; the second one's record."""
+    from shopfloor.demo import run_demo  # noqa: PLC0415
+    from shopfloor.plant import lay_out  # noqa: PLC0415
+    from shopfloor.secure import with_privacy  # noqa: PLC0415
+
+    print("First the same ten factories without masks and noise, to compare with.", flush=True)
+    plain = asyncio.run(run_demo(lay_out(run / "plain", chosen), headless=options.headless))
+    print("Now masked, with three helpers.", flush=True)
+    secure = replace(chosen, secure=True, epsilon=options.epsilon)
+    plant = lay_out(run, secure)
+    record = asyncio.run(run_demo(plant, headless=options.headless))
+    return with_privacy(record, plain, plant)
 
 
 def _add_keys(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

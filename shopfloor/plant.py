@@ -4,32 +4,52 @@ Responsible for the run directory and nothing that runs.  Each site gets a table
 its machine will produce; the held-out rows are written to no file that an agent or a machine reads.
 
     RUN/  sites/L.csv ...           what each machine produces
-          held_out.csv              for judging, read by the demo only
-          keys/                     root, charter, coordinator, author, agents
+          held_out/L.csv ...        for judging, read by the demo only
+          sites.json                names of the sites, in order
+          keys/                     root, charter, coordinator, author, agents, helpers
           bundle.jm                 the signed model bundle
           coordinator.toml, gateway-l.toml ...
 """
 
+import math
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from agent.authoring import BundleSettings, build_bundle, read_bundle_settings
+from agent.privacy.accounting import epsilon_of, sampled_cost
+from coordinator.helper.identity import make_helper
+from coordinator.helper.store import make_store
 from shopfloor.machine import NAMESPACE_URI
 from shopfloor.milling import Table, generate, read_ai4i, split_held_out, write_csv
 from wire.keys import AUTHOR_KEY, make_agent, make_federation
+from wire.messages import HelperKeys
 from wire.signing import read_private_key
 
 FEDERATION = "demo"
 SITES = ("L", "M", "H")
+SECURE_SITES = ("L1", "L2", "L3", "L4", "L5", "L6", "M1", "M2", "M3", "H1")
+"""Of about a thousand rows each; the letter is the quality that a site makes."""
+HELPERS = ("notary", "union", "insurer")
+K_MIN = 5
 HELD_OUT_SHARE = 0.2
-HELD_OUT = "held_out.csv"
+HELD_OUT = "held_out"
+NAMES = "sites.json"
 _HERE = Path(__file__).resolve().parent
 _CONFIGS = _HERE / "configs"  # where a wheel has them; a checkout has them at the top
 JOB = (_CONFIGS if _CONFIGS.exists() else _HERE.parent / "configs") / "jobs" / "ai4i.toml"
 GENERATED_ROWS = 10_000
+DELTA = 1e-5
+_PLANNED_UPDATES = 20
+"""Updates of a site that its privacy budget lasts for."""
+_GOAL, _WEIGHT_UNIT, _WEIGHT_CAP = 8, 32, 32
+"""Eight updates of weight up to 32 with 8 bits fit a ring of 16."""
+_EPOCHS, _BATCH = 5, 32
 STREAM_SHARE = 0.4
 """Share of the learning time in which the machines produce; the rest is for learning from it."""
 
@@ -54,6 +74,9 @@ class Options:
       stream_s: real seconds in which all rows are produced.
       learn_s: real seconds after which training closes.
       kills: how often the coordinator or an agent is killed with -9, at times chosen by the seed.
+      sites: how the rows are shared out.
+      secure: updates are masked, and three helpers open sums.
+      epsilon: each site's budget of record-level differential privacy; 0: no noise.
     """
 
     seed: int = 0
@@ -65,6 +88,9 @@ class Options:
     down_share: float = 0.3
     mean_down_s: float = 3.0
     kills: int = 0
+    sites: tuple[str, ...] = SITES
+    secure: bool = False
+    epsilon: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,6 +124,8 @@ class Plant:
     coordinator_config: Path
     coordinator_state: Path
     bundle: Path
+    helpers: tuple[tuple[str, Path], ...] = ()
+    """Name and configuration of each."""
 
 
 def lay_out(directory: Path, options: Options) -> Plant:
@@ -110,36 +138,48 @@ def lay_out(directory: Path, options: Options) -> Plant:
     directory.mkdir(parents=True, exist_ok=True)
     table = _table(options)
     train, held_out = split_held_out(table, HELD_OUT_SHARE, options.seed)
-    write_csv(table.take(held_out), directory / HELD_OUT)
-    broker_port, page_port, *ports = _free_ports(2 + 2 * len(SITES))
+    broker_port, page_port, *ports = _free_ports(2 + 2 * len(options.sites))
     keys = directory / "keys"
-    root = make_federation(keys, FEDERATION)
+    helpers = [_make_helper(directory, name) for name in HELPERS] if options.secure else []
+    k_min = K_MIN if options.secure else 1
+    root = make_federation(keys, FEDERATION, k_min=k_min, helpers=tuple(helpers))
     bundle = directory / "bundle.jm"
     bundle.write_bytes(
         build_bundle(
             JOB, bundle_settings(options.seed), FEDERATION, read_private_key(keys / AUTHOR_KEY)
         )
     )
+    for folder in ("sites", HELD_OUT):
+        (directory / folder).mkdir(exist_ok=True)
+    (directory / NAMES).write_bytes(msgspec.json.encode(options.sites))
+    rows, judged = (shared_out(table, index, options.sites) for index in (train, held_out))
+    policy = privacy_of(options, min(len(each) for each in rows.values()))
     sites = []
-    for at, name in enumerate(SITES):
+    for at, name in enumerate(options.sites):
         agent = f"gateway-{name.lower()}"
         make_agent(keys, FEDERATION, agent, name, serial=at + 1)
         site = Site(
             name=name,
             agent=agent,
-            train=table.take(train[table.quality[train] == name]),
-            held_out=table.take(held_out[table.quality[held_out] == name]),
+            train=rows[name],
+            held_out=judged[name],
             machine_port=ports[2 * at],
             link_port=ports[2 * at + 1],
             config=directory / f"{agent}.toml",
             state=directory / agent,
         )
-        (directory / "sites").mkdir(exist_ok=True)
         write_csv(site.train, directory / "sites" / f"{name}.csv")
-        site.config.write_text(_agent_toml(site, root.raw.hex()))
+        write_csv(site.held_out, directory / HELD_OUT / f"{name}.csv")
+        site.config.write_text(_agent_toml(site, root.raw.hex()) + _privacy_toml(options))
         sites.append(site)
     coordinator = directory / "coordinator.toml"
-    coordinator.write_text(_coordinator_toml(options, root.raw.hex(), broker_port, page_port))
+    coordinator.write_text(
+        _coordinator_toml(options, root.raw.hex(), broker_port, page_port) + policy
+    )
+    configs = tuple(
+        (helper.name, _write_helper(directory, helper.name, root.raw.hex(), broker_port))
+        for helper in helpers
+    )
     return Plant(
         directory=directory,
         options=options,
@@ -149,7 +189,45 @@ def lay_out(directory: Path, options: Options) -> Plant:
         coordinator_config=coordinator,
         coordinator_state=directory / "coordinator",
         bundle=bundle,
+        helpers=configs,
     )
+
+
+def shared_out(table: Table, index: NDArray[np.int64], names: Sequence[str]) -> dict[str, Table]:
+    """Share rows out to sites: each has its letter's quality, several of one letter take turns."""
+    found = {}
+    for name in names:
+        alike = [other for other in names if other[0] == name[0]]
+        rows = index[table.quality[index] == name[0]]
+        found[name] = table.take(rows[alike.index(name) :: len(alike)])
+    return found
+
+
+def _make_helper(directory: Path, name: str) -> HelperKeys:
+    """Make keys and store of a helper, in a folder of its own as if elsewhere."""
+    keys = make_helper(directory / name, name)
+    make_store(directory / name, keys)
+    return keys
+
+
+def _write_helper(directory: Path, name: str, root: str, broker_port: int) -> Path:
+    path = directory / f"{name}.toml"
+    path.write_text(f"""\
+[helper]
+name = "{name}"
+state_dir = "{name}"
+
+[trust]
+root = "{root}"
+charter = "keys/charter.jm"
+signing_key = "{name}/{name}.signing.key"
+sealing_key = "{name}/{name}.sealing.key"
+
+[broker]
+port = {broker_port}
+keepalive_s = 5
+""")
+    return path
 
 
 def bundle_settings(seed: int) -> BundleSettings:
@@ -244,8 +322,8 @@ listen = "127.0.0.1:{page_port}"
 
 [strategy]
 name = "{options.strategy}"
-goal = 2
-clients = {len(SITES)}
+goal = {_GOAL if options.secure else 2}
+clients = {len(options.sites)}
 deadline_s = 12
 
 [server_optimizer]
@@ -257,7 +335,7 @@ decay = 8
 
 [gate]
 every = 3
-quorum = 2
+quorum = {K_MIN if options.secure else 2}
 tolerance = 0.05
 # A site's held-out rows have few failures, so figures jump: what is hardly worse is kept back, and
 # only what is much worse, or worse for long, ends a lineage.
@@ -266,8 +344,8 @@ patience = 6
 deadline_s = 20
 
 [policy]
-epochs = 5
-batch_size = 32
+epochs = {_EPOCHS}
+batch_size = {_BATCH}
 optimizer = "adam"
 learning_rate = 0.006
 proximal = 0.003
@@ -275,5 +353,45 @@ min_rows = 64
 clip_norm = 3.0
 scale = 0.002
 bits = 8
-weight_cap = 10000
+weight_cap = {_WEIGHT_CAP if options.secure else 10000}
+"""
+
+
+def privacy_of(options: Options, rows: int) -> str:
+    """The rest of the policy: masks, and noise that the budget lasts with.
+
+    Args:
+      options: of the run.
+      rows: of the smallest site, which samples its rows the most often.
+    """
+    if not options.secure:
+        return ""
+    lines = f'protection = "masked"\nring = 16\nweight_unit = {_WEIGHT_UNIT}\n'
+    if not options.epsilon:
+        return lines
+    noise = noise_for(options.epsilon, rows)
+    return f'{lines}privacy = "record"\nexample_clip = 1.0\nnoise_multiplier = {noise:.3f}\n'
+
+
+def noise_for(epsilon: float, rows: int) -> float:
+    """Least noise multiplier with which a site's budget lasts for the planned updates."""
+    rate = _BATCH / rows
+    steps = _EPOCHS * math.ceil(rows / _BATCH) * _PLANNED_UPDATES
+    low, high = 0.3, 100.0
+    while high - low > 1e-3:
+        middle = (low + high) / 2
+        spent = sampled_cost(middle, rate, steps)
+        low, high = (middle, high) if epsilon_of(spent, DELTA) > epsilon else (low, middle)
+    return high
+
+
+def _privacy_toml(options: Options) -> str:
+    if not options.epsilon:
+        return ""
+    return f"""
+[privacy]
+unit = "record"
+protection = "masked"
+epsilon = {options.epsilon}
+delta = {DELTA}
 """

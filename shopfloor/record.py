@@ -125,6 +125,46 @@ class Event(msgspec.Struct, frozen=True):
     text: str
 
 
+class SitePrivacy(msgspec.Struct, frozen=True):
+    """What a site's updates have cost, by its own ledger.
+
+    Attributes:
+      epsilon: spent, at the run's delta.
+      releases: updates that were charged.
+      produced: updates that were made.
+    """
+
+    site: str
+    epsilon: float
+    releases: int
+    produced: int
+
+
+class Secured(msgspec.Struct, frozen=True):
+    """What a run with masks says beside the others.
+
+    Attributes:
+      sums: sums that the helpers opened: versions, and evaluations.
+      smallest: least number of sites behind any of them.
+      k_min: the charter's.
+      plain_pr_auc, plain_roc_auc: of the same factories without masks and noise.
+      plain_bytes: bytes of payload sent up per update there.
+      noise_multiplier: 0 without differential privacy.
+      budget, delta: each site's, where there is one.
+    """
+
+    sums: int
+    smallest: int
+    k_min: int
+    plain_pr_auc: float
+    plain_roc_auc: float
+    plain_bytes: float
+    noise_multiplier: float = 0.0
+    budget: float = 0.0
+    delta: float = 0.0
+    sites: list[SitePrivacy] = []
+
+
 class RunRecord(msgspec.Struct, frozen=True):
     """One run of the demo, in time order wherever there is a list of points.
 
@@ -136,6 +176,7 @@ class RunRecord(msgspec.Struct, frozen=True):
       link_down_share: mean over the sites, 0..1.
       versions: federated versions published, the initial one not counted.
       serve_version: the version that the sites served at the end.
+      secured: of a run with masks.
     """
 
     seed: int
@@ -153,6 +194,7 @@ class RunRecord(msgspec.Struct, frozen=True):
     versions: int
     serve_version: int
     events: list[Event]
+    secured: Secured | None = None
 
 
 def served_quality(record: RunRecord) -> QualityPoint:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from wire.codec import Opened, open_envelope, parse_body, unseal
 from wire.errors import MalformedError, SignatureError
-from wire.messages import HELPERS, Charter, Credential, Policy, RevocationList
+from wire.messages import HELPERS, Charter, Credential, RevocationList
 from wire.signing import PublicKey
 from wire.topics import check_name
 
@@ -120,19 +120,6 @@ def unlisted(site: str, charter: Charter) -> str:
     if not charter.sites or site in charter.sites:
         return ""
     return f"site {site} is not one of the {len(charter.sites)} that charter {charter.epoch} lists"
-
-
-def below_floor(policy: Policy, charter: Charter) -> str:
-    """What the charter's floor asks for and a policy does not give; empty when it gives all."""
-    least = charter.least
-    if least.protection not in ("none", policy.protection):
-        return f"the charter demands protection {least.protection!r}, not {policy.protection!r}"
-    if least.privacy not in ("none", policy.privacy):
-        return f"the charter demands privacy by {least.privacy}, not {policy.privacy!r}"
-    if policy.noise_multiplier < least.noise_multiplier:
-        reason = f"the charter demands a noise multiplier of {least.noise_multiplier:g} or more"
-        return f"{reason}, not {policy.noise_multiplier:g}"
-    return ""
 
 
 def read_credential(data: bytes, trust: Trust) -> Credential:

@@ -1,9 +1,9 @@
 """Do the defences keep what they promise?  Every attack without them and with them.
 
-Rows are sought in gradients (`inversions.py`), canaries in what is published (`memberships.py`), one
-site in sums by a coordinator that lies (`hostile.py`) or has a helper on its side (`colluding.py`),
-and everything that travels is changed (`tampering.py`).  What attackers hold is made by the
-product's own code; attack and budget are the same without and with a defence.
+Rows are sought in gradients (`inversions.py`, `repeated.py`), canaries in what is published
+(`memberships.py`), one site in sums by a coordinator that lies (`hostile.py`) or has a helper on
+its side (`colluding.py`), and what travels is changed (`tampering.py`).  What attackers hold is
+made by the product's own code; attack and budget are the same without and with a defence.
 
 A line says what is claimed of it: `succeeds` where nothing defends, `fails` where something does,
 and `open` for a limit that the documents state; an attack that succeeds nowhere would show nothing.
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.attacks import colluding, hostile, inversions, memberships, tampering
+from benchmarks.attacks import colluding, hostile, inversions, memberships, repeated, tampering
 from benchmarks.attacks.verdicts import MOST, Finding
 
 
@@ -35,12 +35,13 @@ class Sizes:
 
     inverted: int = 40
     optimised: int = 20
+    averaged: int = 10
     trials: int = 3000
     silent_trials: int = 500
     scenes: int = 10
 
 
-REDUCED = Sizes(inverted=8, optimised=2, trials=1000, silent_trials=100, scenes=2)
+REDUCED = Sizes(inverted=8, optimised=2, averaged=1, trials=1000, silent_trials=100, scenes=2)
 
 
 def main() -> int:
@@ -61,6 +62,7 @@ def findings(sizes: Sizes) -> Iterator[Finding]:
     for setting in inversions.settings():
         is_slow = setting.attack in inversions.BUDGETS
         yield inversions.found(setting, sizes.optimised if is_slow else sizes.inverted)
+    yield from repeated.findings(sizes.averaged)
     yield from memberships.findings(sizes.trials, sizes.silent_trials)
     with TemporaryDirectory() as place:
         directory = Path(place)

@@ -46,6 +46,7 @@ from wire.signing import PrivateKey
 from wire.trust import COORDINATOR, ENROLMENT, read_charter
 
 FEDERATION = "attacked"
+SeedNumbers = tuple[Literal[0, 1, 2], ...]
 SITES = tuple(f"plant-{number}" for number in range(10))
 K_MIN = 5
 BASE = Base(version=1, digest=sha256(b"what was published as version 1"))
@@ -111,9 +112,15 @@ class Consortium:
         for office in self.offices:
             office.store.close()
 
+    def restart(self, helper: int) -> None:
+        """Close a helper's store and open it again."""
+        self.offices[helper].store.close()
+        self.offices[helper] = self._office(self.helper_keys[helper])
+
     def _office(self, keys: OwnKeys) -> Office:
         directory = self.directory / keys.public.name
-        make_store(directory, keys.public)
+        if not directory.exists():
+            make_store(directory, keys.public)
         charter = KeptCharter(directory / "charter.jm", self.root.public, self.trust)
         return Office(Store(directory, keys.public), keys, charter)
 
@@ -224,7 +231,7 @@ class Consortium:
         helper: int,
         manifest: bytes,
         endorsements: Sequence[bytes],
-        seeds: tuple[Literal[0, 1, 2], ...],
+        seeds: SeedNumbers,
     ) -> bytes:
         """Masks that a helper gives; empty when it refuses."""
         first, second = endorsements

@@ -111,7 +111,7 @@ def _against(attack: Attack, rows: int) -> Iterator[Setting]:
         yield setting(name, expected, policy=noised("record", multiplier))
     yield setting("noise per update, 1", "fails", policy=noised("update", 1.0))
     if rows > 1:
-        yield Setting("default policy, 64 rows", attack, "fails", 64, policy=DEFAULT)
+        yield Setting("default policy", attack, "fails", 64, policy=DEFAULT)
 
 
 def found(setting: Setting, trials: int) -> Finding:
@@ -120,7 +120,7 @@ def found(setting: Setting, trials: int) -> Finding:
     best, guess = measured[:, 0], measured[:, 1]
     figure, beside = (float(np.mean(each >= RECONSTRUCTED)) for each in (best, guess))
     return Finding(
-        attack=f"inversion {setting.attack}, {setting.rows} rows in one step",
+        attack=f"inversion {setting.attack}, of {_rows(setting)}",
         setting=setting.name,
         figure=figure,
         beside=beside,
@@ -129,6 +129,12 @@ def found(setting: Setting, trials: int) -> Finding:
         detail=f"mean best correlation {best.mean():.2f}, guessing {guess.mean():.2f}",
         expected=setting.expected,
     )
+
+
+def _rows(setting: Setting) -> str:
+    if setting.policy is DEFAULT:
+        return "64 rows in many steps"
+    return "one row in one step" if setting.rows == 1 else f"{setting.rows} rows in one step"
 
 
 def correlations(setting: Setting, trial: int) -> Matrix:

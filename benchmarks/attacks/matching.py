@@ -97,18 +97,28 @@ def matched(delta: Vector, net: Net, budget: Budget, rng: np.random.Generator) -
     labels = rng.normal(size=(budget.restarts, budget.rows, classes))
     adams = _Adam(np.zeros_like(x), np.zeros_like(x)), _Adam(labels * 0.0, labels * 0.0)
     for step in range(1, budget.steps + 1):
-        _, slopes = _distance(net, x, labels, wanted)
+        _, slopes = distance(net, x, labels, wanted)
         rate = _RATE * (1.0 if 2 * step < budget.steps else 0.1)
         x = x - rate * adams[0].direction(slopes[0], step)
         labels = labels - rate * adams[1].direction(slopes[1], step)
-    distances, _ = _distance(net, x, labels, wanted)
+    distances, _ = distance(net, x, labels, wanted)
     return np.asarray(x[int(np.argmin(distances))])
 
 
-def _distance(
+def distance(
     net: Net, x: Batch, labels: Batch, wanted: Vector
 ) -> tuple[Vector, tuple[Batch, Batch]]:
-    """1 - cosine of each restart's gradient with the wanted one, and its slopes by x and labels."""
+    """How far each restart's gradient points from the wanted direction.
+
+    Args:
+      net: the base.
+      x: rows, (T, n, F).
+      labels: logits of their labels, (T, n, C).
+      wanted: float64 (P,), of length 1.
+
+    Returns:
+      1 - cosine, (T,), and its slopes by rows and by labels.
+    """
     targets = _softmax(labels)
     there = _through(net, x, targets)
     lengths = np.linalg.norm(there.gradients, axis=1, keepdims=True) + _TINY

@@ -86,7 +86,7 @@ def changed_vectors(scene: Scene) -> Tries:
     for at in np.linspace(0, len(report.content) - 1, FLIPS, dtype=int):
         changed = Report(report.envelope, _flip(report.content, int(at)), report.credential)
         free.append(not np.array_equal(read(changed, seeds), truth))
-        ruled.append(_arrives(changed))
+        ruled.append(arrives(changed))
     return free, ruled
 
 
@@ -125,7 +125,7 @@ def for_nobody(scene: Scene) -> Tries:
     """An agent seals its boxes to keys that nobody has."""
     consortium = scene.consortium
     keys = [hashlib.sha256(bytes([at])).digest() for at in range(3)]
-    report, _ = _resealed(consortium, scene.identities[0], scene.victim, keys)
+    report, _ = resealed(consortium, scene.identities[0], scene.victim, keys)
     is_stuck = not consortium.all_seeds(report)
     return [is_stuck], [consortium.verdicts(0, [report])[0].accepted]
 
@@ -227,7 +227,7 @@ def _sealed_wrongly(scene: Scene, lies_at: Sequence[int], helper: int) -> Tries:
     """Whether what boxes with lies hold opens another vector; whether the helper accepts it."""
     consortium = scene.consortium
     keys = [each.public.sealing for each in consortium.helper_keys]
-    report, seeds = _resealed(consortium, scene.identities[0], scene.victim, keys, lies_at)
+    report, seeds = resealed(consortium, scene.identities[0], scene.victim, keys, lies_at)
     fickle = _Fickle(seeds, lies_at)
     boxes = [{number: fickle[number] for number in held_by(at)} for at in range(HELPERS)]
     told = boxes[0] | boxes[1]
@@ -235,7 +235,7 @@ def _sealed_wrongly(scene: Scene, lies_at: Sequence[int], helper: int) -> Tries:
     return [is_off], [consortium.verdicts(helper, [report])[0].accepted]
 
 
-def _resealed(
+def resealed(
     consortium: Consortium,
     identity: Identity,
     like: Report,
@@ -258,7 +258,7 @@ def _resealed(
     ), seeds
 
 
-def _arrives(report: Report) -> bool:
+def arrives(report: Report) -> bool:
     """Whether the coordinator takes these bytes for what the header announces."""
     assembly = Assembly(report.header.content)
     try:

@@ -52,11 +52,9 @@ def _verdict(office: Office, envelope: bytes, credentials: Credentials) -> Verdi
 def _acceptable(office: Office, envelope: bytes, credentials: Credentials) -> Accepted:
     charter, store = office.trust.charter, office.store
     shown = read_shown(envelope, credentials, charter.federation)
-    agent, serial, site = shown.credential.agent, shown.credential.serial, shown.credential.site
+    agent, serial = shown.credential.agent, shown.credential.serial
     if store.revocations.covers(agent, serial):
         raise SignatureError(f"credential {serial} of {agent} is revoked")
-    if charter.sites and site not in charter.sites:
-        raise SignatureError(f"site {site} is not one of the charter's")
     before = store.named(agent, shown.name)
     if before is not None:
         reason = f"{agent} {shown.name} was shown under another header, {before.hex()[:16]}…"

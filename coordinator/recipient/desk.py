@@ -14,7 +14,7 @@ import numpy as np
 
 from coordinator.helper.reports import Shown, read_credentials, read_shown
 from coordinator.recipient.keys import OwnKeys, difference
-from coordinator.recipient.rules import check_members, check_sums, members_of
+from coordinator.recipient.rules import UnfitMembersError, check_members, check_sums, members_of
 from coordinator.recipient.store import Promise, RecipientStore
 from coordinator.secure.sums import filled_buckets
 from wire.bfv import encrypted_bytes
@@ -47,6 +47,8 @@ class Desk:
     keys: OwnKeys
     charter: KeptCharter
     _shown: dict[bytes, Shown] = field(default_factory=dict)
+    _unsound: dict[bytes, str] = field(default_factory=dict)
+    """Why reports were not kept."""
 
     @property
     def trust(self) -> Trust:
@@ -72,15 +74,17 @@ class Desk:
         message, _ = unseal(payload, Examine, federation=federation, signer=COORDINATOR, key=key)
         credentials = read_credentials(message.credentials, self.trust)
         for envelope in message.reports:
+            report = sha256(envelope)
+            self._shown.pop(report, None)
+            self._unsound.pop(report, None)
             try:
-                shown = read_shown(envelope, credentials, federation)
+                self._shown[report] = read_shown(envelope, credentials, federation)
             except WireError as error:
-                logger.warning("report %s: %s", sha256(envelope).hex()[:16], error)
-                continue
-            self._shown.pop(shown.report, None)
-            self._shown[shown.report] = shown
-        while len(self._shown) > _MOST_SHOWN:
-            del self._shown[next(iter(self._shown))]
+                logger.warning("report %s: %s", report.hex()[:16], error)
+                self._unsound[report] = str(error)
+        for known in (self._shown, self._unsound):
+            while len(known) > _MOST_SHOWN:
+                del known[next(iter(known))]
 
     def endorse(self, envelope: bytes) -> Endorsement:
         """Promise all members to this manifest and no other, or say why not.
@@ -97,19 +101,28 @@ class Desk:
         if known is not None:
             return Endorsement(manifest=digest, accepted=True, number=known[0])
         try:
-            members = members_of(manifest, list(self._shown.values()))
-            check_members(manifest, members, self.trust.charter, self._is_revoked)
-            promises = [_promise(each) for each in members]
+            promises = self._promises(manifest)
+        except UnfitMembersError as error:
+            return _no(digest, str(error), error.reports)
         except WireError as error:
             return _no(digest, str(error))
-        if taken := self.store.taken(promises):
-            reason = f"{len(taken)} members were promised to another sum"
-            return _no(digest, reason, tuple(taken[:256]))
         number = self.store.promise(digest, envelope, promises)
-        for each in members:
+        for each in promises:
             self._shown.pop(each.report, None)
-        logger.info("manifest %d: %d updates, promise %d", manifest.number, len(members), number)
+        logger.info("manifest %d: %d updates, promise %d", manifest.number, len(promises), number)
         return Endorsement(manifest=digest, accepted=True, number=number)
+
+    def _promises(self, manifest: Manifest) -> list[Promise]:
+        """What would be promised; `WireError` where that must not be."""
+        for member in manifest.members:
+            if reason := self._unsound.get(member.report, ""):
+                raise UnfitMembersError([member.report], reason)
+        members = members_of(manifest, list(self._shown.values()))
+        check_members(manifest, members, self.trust.charter, self._is_revoked)
+        promises = [_promise(each) for each in members]
+        if taken := self.store.taken(promises):
+            raise UnfitMembersError(taken, f"{len(taken)} members were promised to another sum")
+        return promises
 
     def promised(self, digest: bytes) -> Manifest | None:
         """A manifest that this recipient endorsed."""
@@ -152,4 +165,6 @@ def _promise(shown: Shown) -> Promise:
 
 def _no(manifest: bytes, reason: str, members: tuple[bytes, ...] = ()) -> Endorsement:
     logger.warning("manifest %s: no, %s", manifest.hex()[:16], reason)
-    return Endorsement(manifest=manifest, accepted=False, reason=reason[:_REASON], refused=members)
+    return Endorsement(
+        manifest=manifest, accepted=False, reason=reason[:_REASON], refused=members[:256]
+    )

@@ -22,12 +22,30 @@ from coordinator.helper.reports import Shown
 from coordinator.secure.encrypted import RING
 from coordinator.secure.rules import Entry, problem_with_members
 from coordinator.secure.sums import filled_buckets
-from wire.bfv import MOST_WEIGHT
+from wire.bfv import MOST_WEIGHT, encrypted_bytes
 from wire.encrypted import sealed_bytes
-from wire.errors import MalformedError, SignatureError
-from wire.messages import Charter, Credential, Manifest, UpdateHeader
+from wire.errors import MalformedError, SignatureError, WireError
+from wire.messages import (
+    MAX_CONTENT_BYTES,
+    Charter,
+    Credential,
+    Manifest,
+    UpdateHeader,
+)
 
 IsRevoked = Callable[[Credential], bool]
+
+
+class UnfitMembersError(MalformedError):
+    """Members that are in no sum with the others.
+
+    Attributes:
+      reports: SHA-256 of their headers' envelopes.
+    """
+
+    def __init__(self, reports: Sequence[bytes], reason: str) -> None:
+        self.reports = tuple(reports)
+        super().__init__(reason)
 
 
 def members_of(manifest: Manifest, shown: Sequence[Shown]) -> list[Shown]:
@@ -58,15 +76,17 @@ def check_members(
         raise MalformedError(f"made under charter {manifest.epoch}; mine is {charter.epoch}")
     if manifest.purpose != "update" or manifest.ring != RING:
         raise MalformedError(f"only updates are decrypted, in sums of {RING} bits")
+    if encrypted_bytes(manifest.count) * len(filled_buckets(manifest)) > MAX_CONTENT_BYTES:
+        raise MalformedError(f"its ciphertexts would have more than {MAX_CONTENT_BYTES} bytes")
     bases: dict[int, bytes] = {}
     for each in members:
-        header = _checked(manifest, each, charter)
-        if is_revoked(each.credential):
-            raise SignatureError(
-                f"credential {each.credential.serial} of {header.agent} is revoked"
-            )
-        if bases.setdefault(header.base_version, header.base_digest) != header.base_digest:
-            raise MalformedError(f"members know two versions {header.base_version}")
+        try:
+            _check_member(manifest, each, charter, bases)
+            if is_revoked(each.credential):
+                raise SignatureError(f"its credential {each.credential.serial} is revoked")
+        except WireError as error:
+            whose = f"{each.name} of {each.credential.agent}"
+            raise UnfitMembersError([each.report], f"{whose}: {error}") from None
     entries = [_entry(each) for each in members]
     problem = problem_with_members(manifest, entries, charter.k_min, charter.sites)
     problem = problem or _overweight(manifest)
@@ -88,19 +108,25 @@ def check_sums(manifest: Manifest, sums: NDArray[np.int64]) -> None:
             raise MalformedError(f"what decrypts is no sum of integers of {manifest.bits} bits")
 
 
-def _checked(manifest: Manifest, shown: Shown, charter: Charter) -> UpdateHeader:
+def _check_member(
+    manifest: Manifest, shown: Shown, charter: Charter, bases: dict[int, bytes]
+) -> None:
+    """Raise `WireError` unless a member is of the sum's kind; `bases` are those seen so far."""
     header = shown.header
     if not isinstance(header, UpdateHeader):
-        raise MalformedError("a member is no update")
-    whose = f"update {header.incarnation}/{header.sequence} of {header.agent}"
+        raise MalformedError("it is no update")
     if charter.recipient is None or header.encrypted != charter.recipient.context:
-        raise MalformedError(f"{whose} is not encrypted for the charter's recipient")
+        raise MalformedError("it is not encrypted for the charter's recipient")
     if header.dropped or header.kept or header.masked is not None:
-        raise MalformedError(f"{whose} is a tombstone, sparse or masked")
+        raise MalformedError("it is a tombstone, sparse or masked")
     said = (manifest.lineage, manifest.scale, manifest.bits, sealed_bytes(manifest.count))
     if (header.lineage, header.scale, header.bits, header.content.size) != said:
-        raise MalformedError(f"{whose} is of another kind than the sum")
-    return header
+        raise MalformedError("it is of another kind than the sum")
+    if bases.setdefault(header.base_version, header.base_digest) != header.base_digest:
+        raise MalformedError(f"others know another version {header.base_version}")
+    site = shown.credential.site
+    if charter.sites and site not in charter.sites:
+        raise MalformedError(f"site {site} is not one of the charter's")
 
 
 def _entry(shown: Shown) -> Entry:

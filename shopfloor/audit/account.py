@@ -87,10 +87,9 @@ class Account:
     newest_head: HeadNoted | None = None
     version: _Folded | None = None
     _known: set[UpdateId] = field(default_factory=set)
-    _open: dict[UpdateId, bytes] = field(default_factory=dict)
-    _reports: set[bytes] = field(default_factory=set)
-    _summed: set[bytes] = field(default_factory=set)
-    _manifest: int = 0
+    _open: dict[UpdateId, tuple[bytes, bytes]] = field(default_factory=dict)
+    _summed: dict[bytes, int] = field(default_factory=dict)
+    _opened: set[int] = field(default_factory=set)
     _take: dict[type, Callable[[int, Any], None]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -177,13 +176,11 @@ class Account:
         if entry.agent not in self.agents:
             self.say(f"entry {number}: {_named(key)} is of an agent without a credential")
         self._known.add(key)
-        if entry.report:
-            self._reports.add(entry.report)
         if entry.spent is not None:
             before, now = self.spent.get(entry.agent, Spent()), spent_of(entry.spent)
             self.spent[entry.agent] = highest(before, now)
         if entry.status == "committed":
-            self._open[key] = entry.digest
+            self._open[key] = (entry.digest, entry.report)
         else:
             self._count(entry.agent, entry.status, entry.reason)
 
@@ -202,7 +199,8 @@ class Account:
 
     def _settle(self, number: int, entry: SettledNoted, update: SettledUpdate) -> None:
         key = (update.agent, update.incarnation, update.sequence)
-        if self._open.pop(key, None) != update.digest:
+        digest, report = self._open.pop(key, (b"", b""))
+        if digest != update.digest:
             used = "was settled before, or" if key in self._known else "was never committed, or"
             self.say(f"entry {number}: {_named(key)} {used} has another content")
             return
@@ -213,6 +211,10 @@ class Account:
             self.version.sites.add(agent.site if agent else update.agent)
             if update.coefficient < 1:
                 self.say(f"entry {number}: {_named(key)} counts nothing and is folded")
+            if report and self._summed.get(report) != update.coefficient:
+                self.say(f"entry {number}: {_named(key)} is in no manifest with this coefficient")
+            if not report and self.charter and self.charter.least.protection == "masked":
+                self.say(f"entry {number}: {_named(key)} was not masked as the charter demands")
 
     def _version(self, number: int, entry: VersionNoted) -> None:
         before = self.version
@@ -220,9 +222,9 @@ class Account:
         if entry.version != expected:
             self.say(f"entry {number}: version {entry.version} where {expected} is due")
         lineage = 0 if before is None else before.lineage
-        if entry.lineage not in (lineage, lineage + 1) or (
-            entry.lineage == lineage + 1 and entry.members
-        ):
+        recovered = self.charter.recovery << 16 if self.charter else 0
+        begins = entry.lineage in (lineage + 1, max(lineage + 1, recovered)) and not entry.members
+        if entry.lineage != lineage and not begins:
             self.say(f"entry {number}: version {entry.version} is of lineage {entry.lineage}")
         if before is None and (self.initial is None or self.initial.digest != entry.digest):
             self.say(f"entry {number}: version 0 is not the first weights that the log names")
@@ -250,19 +252,20 @@ class Account:
 
     def _take_manifest(self, number: int, entry: ManifestNoted) -> None:
         charter = self.charter
-        if entry.number <= self._manifest:
-            self.say(f"entry {number}: manifest {entry.number} after {self._manifest}")
-        self._manifest = entry.number
+        if entry.number in self._opened:
+            self.say(f"entry {number}: manifest {entry.number} was opened before")
+        self._opened.add(entry.number)
         if charter is not None and entry.epoch > charter.epoch:
             self.say(f"entry {number}: a manifest of epoch {entry.epoch}, unknown here")
         if len(set(entry.helpers)) < 2:
             self.say(f"entry {number}: manifest {entry.number} has fewer than two helpers")
-        reports = [member.report for member in entry.members]
-        if len(set(reports)) != len(reports) or self._summed.intersection(reports):
+        shares = {member.report: member.coefficient for member in entry.members}
+        if len(shares) != len(entry.members) or self._summed.keys() & shares.keys():
             self.say(f"entry {number}: manifest {entry.number} uses a report a second time")
-        if entry.purpose == "update" and self._reports and not self._reports.issuperset(reports):
+        waiting = {report for _, report in self._open.values()}
+        if entry.purpose == "update" and not shares.keys() <= waiting:
             self.say(f"entry {number}: manifest {entry.number} sums what was never committed")
-        self._summed.update(reports)
+        self._summed.update(shares)
         self.manifests[entry.purpose] += 1
 
     def _decision(self, number: int, entry: DecisionNoted) -> None:

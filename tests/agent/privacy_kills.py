@@ -19,7 +19,7 @@ from wire.messages import Policy, Spent
 
 POLICY = Policy(privacy="update", noise_multiplier=4.0, clip_norm=0.1, bits=16)
 TABLE = PrivacyTable(unit="update", epsilon=3.0, delta=1e-6)
-LONGEST_S = 0.012
+LONGEST_S = 0.008
 """Some updates are made in it, and a child that opens its files is not always through."""
 EXHAUSTED = 7
 

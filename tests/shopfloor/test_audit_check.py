@@ -262,7 +262,7 @@ def test_decisions_that_do_not_fit_each_other_are_told_one_by_one(exported: Expo
         ((head,), "head 1 after head"),
         ((DecisionNoted(77, 0, "promoted", "", 0),), "version 77, not made yet"),
         ((manifest, msgspec.structs.replace(manifest, number=2)), "a report a second time"),
-        ((manifest, manifest), "manifest 1 after 1"),
+        ((manifest, manifest), "manifest 1 was opened before"),
         ((msgspec.structs.replace(manifest, helpers=("h1", "h1")),), "fewer than two helpers"),
         ((msgspec.structs.replace(manifest, epoch=2),), "epoch 2, unknown here"),
         ((CharterNoted(charter(epoch=1), 0),), "charter epoch 1 after 1"),

@@ -29,7 +29,8 @@ def _binary(seed: int, digest: bytes) -> Evaluation:
 
 
 def _summed(reports: list[list[Evaluation]]) -> NDArray[np.int64]:
-    return np.array([encode_evaluations(each) for each in reports]).sum(axis=0)
+    total: NDArray[np.int64] = np.array([encode_evaluations(each) for each in reports]).sum(axis=0)
+    return total
 
 
 def test_the_sum_of_two_class_evaluations_is_the_tally_of_all() -> None:

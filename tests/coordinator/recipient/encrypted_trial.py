@@ -191,9 +191,12 @@ class Trial:
 
     def ask(self, question: Question) -> Endorsement:
         """Show members and manifest to the recipient."""
+        self.show(question)
+        return self.desk.endorse(question.manifest)
+
+    def show(self, question: Question) -> None:
         shown = Examine(reports=question.reports, credentials=question.credentials)
         self.desk.examine(self.signed(shown, "coordinator", self.coordinator))
-        return self.desk.endorse(question.manifest)
 
     def forged(self, question: Question, **others: Any) -> Question:
         """The same question, of which the manifest says something else and is well signed."""

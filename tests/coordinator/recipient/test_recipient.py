@@ -168,7 +168,7 @@ def test_a_sum_that_must_not_be_opened_is_refused(trial: Trial, cheat: str) -> N
         ({"encrypted": b""}, "not encrypted for the charter's recipient"),
         ({"kept": 3}, "sparse"),
         ({"dropped": "quota"}, "tombstone"),
-        ({"base_digest": bytes(32)}, "two versions 7"),
+        ({"base_digest": bytes(32)}, "another version 7"),
         (
             {
                 "masked": Masked(
@@ -203,12 +203,21 @@ def test_a_member_of_another_kind_is_refused(
     assert reason in answer.reason
 
 
-def test_sites_that_the_charter_does_not_list_are_refused(trial: Trial) -> None:
+@pytest.mark.parametrize("is_shown_before", [True, False])
+def test_sites_that_the_charter_does_not_list_are_refused(
+    trial: Trial, is_shown_before: bool
+) -> None:
     _, question = trial.decided(trial.five(RNG))
+    if is_shown_before:
+        trial.show(question)
     trial.charter = msgspec.structs.replace(trial.charter, epoch=2, sites=SITES[:3])
     trial.desk.charter.take(sign_charter(trial.charter, trial.root))
-    answer = trial.ask(trial.forged(question, epoch=2))
-    assert "is not one of the charter's" in answer.reason
+    if not is_shown_before:
+        trial.show(question)
+    answer = trial.desk.endorse(trial.forged(question, epoch=2).manifest)
+    assert not answer.accepted
+    assert "is not one of the" in answer.reason
+    assert len(answer.refused) == 1
 
 
 def test_a_revoked_credential_is_refused(trial: Trial) -> None:
