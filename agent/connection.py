@@ -269,13 +269,24 @@ class Connection:
         topics = self._topics
         return {
             topics.charter: self._on_charter,
-            topics.head: self._fetch.on_head,
+            topics.head: self._on_head,
             topics.to(self._agent): self._on_inbox,
             topics.coordinator_state: self._on_coordinator,
             topics.state(self._agent): self._on_own_state,
             topics.renewed(self._agent): self._on_renewed,
             topics.revoked: self._on_revoked,
         }
+
+    def _on_head(self, payload: bytes) -> None:
+        before = self.adoption.head
+        try:
+            self._fetch.on_head(payload)
+        finally:
+            head = self.adoption.head
+            if before is not None and head is not None and head.recovery > before.recovery:
+                # A coordinator that forgot what it had: it may lack what was committed there.
+                self.schedule.reconnected()
+                self.made.set()
 
     def _on_charter(self, payload: bytes) -> None:
         if self._charters.take(payload):

@@ -101,7 +101,8 @@ def make_update(
             scale=policy.scale,
             bits=policy.bits,
             kept=made.kept,
-            saturated=made.saturated,
+            # Of an update that nobody may read alone, a count of its numbers is one too many.
+            saturated=made.saturated if policy.protection == "none" else 0,
             content=describe(wrapped.content, chunk_bytes),
             masked=wrapped.masked,
             encrypted=wrapped.context,

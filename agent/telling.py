@@ -11,7 +11,8 @@ import numpy as np
 
 from agent.health import keep_watch
 from agent.parts import Parts
-from agent.status import CHANNELS_FILE_NAME, FILE_NAME, Status, as_json, replace_file
+from agent.status import CHANNELS_FILE_NAME, FILE_NAME, Status, as_json
+from agent.status_files import StatusFiles, runtime_directory
 from agent.status_words import clocks_in_words, egress_in_words, health, in_one_line
 from wire.errors import one_line
 from wire.notify import notify, watchdog_interval_s
@@ -35,6 +36,7 @@ class Telling:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._files = StatusFiles(parts.state, runtime_directory())
         self._is_stale = False
 
     async def report(self) -> None:
@@ -68,8 +70,7 @@ class Telling:
         status = self._parts.status
         notify(f"STATUS={status.source}; link {status.link}; {one_line(status.learning)}")
         with contextlib.suppress(OSError):  # told with the status
-            path = self._parts.state / CHANNELS_FILE_NAME
-            await asyncio.to_thread(replace_file, path, as_json(found))
+            await asyncio.to_thread(self._files.write, CHANNELS_FILE_NAME, as_json(found))
 
     def look(self) -> Status:
         """The status as it is now."""
@@ -104,11 +105,12 @@ class Telling:
     def write_now(self) -> None:
         """Write the status file once more, as the agent ends."""
         self._parts.egress.close()
-        self._write(as_json(self.look()))
+        with contextlib.suppress(OSError):  # the disk's trouble was told before
+            self._files.leave(FILE_NAME, as_json(self.look()))
 
     def _write(self, data: bytes) -> None:
         try:
-            replace_file(self._parts.state / FILE_NAME, data)
+            self._files.write(FILE_NAME, data)
         except OSError as error:
             if not self._is_stale:
                 logger.warning("the status file is not written: %s", error)

@@ -27,14 +27,16 @@ from coordinator.server_optimizer import ServerOptimizerSettings
 from coordinator.strategies.choice import StrategySettings, make_strategy
 from coordinator.strategies.own import StrategyError
 from coordinator.web.settings import WebSettings
+from wire.bfv import problem_with as problem_with_sum
 from wire.bundle import Bundle, read_bundle, read_draft
 from wire.charters import newest_trust
 from wire.chunks import CHUNK_BYTES, sha256
-from wire.errors import SettingsError, SignatureError, WireError
+from wire.errors import MalformedError, SettingsError, SignatureError, WireError
 from wire.messages import HELPERS, MAX_CHUNKS, Charter, Policy
 from wire.mqtt import BrokerSettings
 from wire.revocations import read_revoked_file
 from wire.safeguards import below, problems
+from wire.sealing_keys import SealingKey, read_sealing_key
 from wire.settings import Settings, host_problem, read_settings, settings_error
 from wire.signing import PrivateKey, parse_public_key, read_private_key
 from wire.tally import check_judged
@@ -71,12 +73,15 @@ class TrustTable(Settings, frozen=True, kw_only=True):
       key: file with the coordinator's private key; the charter names its public half.
       revoked: file with the enrolment authority's list of revoked credentials, read again when it
         changes; empty where `journeyman enrolment serve` tells it over the broker.
+      sealing_key: file with the coordinator's other private key, to which encrypted updates are
+        sealed (`docs/homomorphic.md`); the charter names its public half. Empty: none.
     """
 
     root: Annotated[str, msgspec.Meta(min_length=64, max_length=64)]
     charter: str
     key: str
     revoked: str = ""
+    sealing_key: str = ""
 
 
 class AverageTable(Settings, frozen=True, kw_only=True):
@@ -127,6 +132,7 @@ class Identity:
     bundle: Bundle
     bundle_bytes: bytes
     initial: Params
+    sealing: SealingKey | None = None
 
 
 def read_coordinator_settings(path: Path) -> CoordinatorSettings:
@@ -160,6 +166,8 @@ def read_identity(path: Path, settings: CoordinatorSettings) -> Identity:
         bundle = _bundle_of(data, trust, state / DATABASE)
         where = "trust.key"
         key = read_private_key(resolve(path, settings.trust.key))
+        where = "trust.sealing_key"
+        sealing = _sealing_key(path, settings.trust, trust)
         where = f"initial.{'file' if settings.initial.source == 'file' else 'source'}"
         file = resolve(path, settings.initial.file)
         initial = first_weights(settings.initial, bundle.manifest, bundle.weights, file)
@@ -168,7 +176,7 @@ def read_identity(path: Path, settings: CoordinatorSettings) -> Identity:
     if key.public != trust.coordinator:
         reason = f"this is not the coordinator key of charter {trust.charter.epoch}"
         raise settings_error(path, "trust.key", reason)
-    identity = Identity(path, trust, key, bundle, data, initial)
+    identity = Identity(path, trust, key, bundle, data, initial, sealing)
     _check_together(identity, settings)
     return identity
 
@@ -200,6 +208,16 @@ def _is_published(digest: bytes, database: Path) -> bool:
     return found is not None
 
 
+def _sealing_key(path: Path, table: TrustTable, trust: Trust) -> SealingKey | None:
+    if not table.sealing_key:
+        return None
+    hint = "not a sealing key; `journeyman keys federation` makes coordinator.sealing.key"
+    key = read_sealing_key(resolve(path, table.sealing_key), hint)
+    if key.public != trust.charter.coordinator_sealing_key:
+        raise MalformedError("this is not the charter's coordinator_sealing_key")
+    return key
+
+
 def _check_together(identity: Identity, settings: CoordinatorSettings) -> None:
     for where, reason in _contradictions(identity, settings):
         raise settings_error(identity.source, where, reason)
@@ -217,6 +235,8 @@ def _contradictions(identity: Identity, settings: CoordinatorSettings) -> Iterat
     yield from _about_calibration(settings)
     if settings.policy.protection == "masked":
         yield from _about_masks(identity.trust.charter, settings)
+    if settings.policy.protection == "encrypted":
+        yield from _about_encryption(identity, settings)
     if settings.initial.source == "site" and not settings.initial.site:
         yield "initial.site", "name the site that trains first"
 
@@ -279,21 +299,44 @@ def _about_masks(charter: Charter, settings: CoordinatorSettings) -> Iterator[tu
     if len(charter.helpers) != HELPERS:
         reason = f"masks need three helpers in the charter; it names {len(charter.helpers)}"
         yield "policy.protection", reason
+    problem = problem_with_ring(policy, max(strategy.members, robust.buckets * charter.k_min))
+    if problem:
+        yield "policy.ring", problem
+    yield from _about_sums(charter, settings)
+
+
+def _about_encryption(
+    identity: Identity, settings: CoordinatorSettings
+) -> Iterator[tuple[str, str]]:
+    """What homomorphic encryption needs, and can not do."""
+    charter, robust = identity.trust.charter, settings.robust
+    if charter.recipient is None:
+        yield "policy.protection", "encrypted sums need a recipient in the charter; it names none"
+    if identity.sealing is None:
+        reason = "encrypted updates are sealed to the coordinator: name its sealing key's file"
+        yield "trust.sealing_key", reason
+    members = max(settings.strategy.members, robust.buckets * charter.k_min)
+    problem = problem_with_sum(settings.policy, members)
+    if problem:
+        yield "policy.weight_cap", problem
+    yield from _about_sums(charter, settings)
+
+
+def _about_sums(charter: Charter, settings: CoordinatorSettings) -> Iterator[tuple[str, str]]:
+    """What can not be done, or not safely, where updates are known in sums only."""
+    policy, strategy, robust = settings.policy, settings.strategy, settings.robust
     if charter.k_min < 2:
         reason = "a sum over one site hides nothing: the charter's k_min must be 2 or more"
         yield "policy.protection", reason
     if strategy.name not in ("fedbuff", "fedavg", "calibrated"):
-        reason = f"{strategy.name} looks at single updates; masked ones are known in sums only"
+        reason = f"{strategy.name} looks at single updates; hidden ones are known in sums only"
         yield "strategy.name", reason
     if strategy.name == "calibrated" and policy.weight_cap > 1:
-        reason = "masked weights are levelled, and agents under calibration rely on theirs: say 1"
+        reason = "hidden weights are levelled, and agents under calibration rely on theirs: say 1"
         yield "policy.weight_cap", reason
     if robust.clip != "none":
-        reason = 'masked updates can not be measured one by one: say "none" and use buckets'
+        reason = 'hidden updates can not be measured one by one: say "none" and use buckets'
         yield "robust.clip", reason
-    problem = problem_with_ring(policy, max(strategy.members, robust.buckets * charter.k_min))
-    if problem:
-        yield "policy.ring", problem
 
 
 def _about_calibration(settings: CoordinatorSettings) -> Iterator[tuple[str, str]]:

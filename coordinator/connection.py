@@ -29,6 +29,7 @@ from coordinator.federation import Federation
 from coordinator.ingest import BUDGET_BYTES, Ingest, Update
 from coordinator.past import Past, RestoredError
 from coordinator.revocations import RevokedFile
+from coordinator.secure.decryption import Decryption
 from coordinator.secure.exchange import Exchange
 from coordinator.store import KnownAgent, Store
 from wire.charters import KeptCharter
@@ -136,6 +137,7 @@ class Connection:
         self.ingest = Ingest(max(BUDGET_BYTES, 4 * self.federation.update_bytes))
         federation = self.identity.trust.federation
         self.exchange = Exchange(self.federation.sums, federation, CHUNK_BYTES)
+        self.decryption = self._decryption()
         self._topics = Topics(federation)
         self._counter = Counter(self.boot)
         self._guards: dict[tuple[str, str], tuple[tuple[str, int], ReplayGuard]] = {}
@@ -196,7 +198,7 @@ class Connection:
             await link.subscribe(
                 [self._topics.all_updates, self._topics.all_reports, self._topics.all_asks]
             )
-            if self.exchange.sums.helpers:
+            if self.exchange.sums.helpers or self.decryption is not None:
                 await link.subscribe(self._topics.from_helpers)
             if link.packet_bytes is not None:
                 self._limit_chunks(link.packet_bytes - PACKET_OVERHEAD)
@@ -231,6 +233,8 @@ class Connection:
     def _limit_chunks(self, chunk_bytes: int) -> None:
         try:
             self.federation.limit_chunks(chunk_bytes)
+            if self.decryption is not None:
+                self.decryption.part_bytes = min(CHUNK_BYTES, chunk_bytes)
         except MalformedError as error:
             reason = f"the broker's maximum packet size is too small for this model: {error}"
             raise LinkDownError(reason) from None
@@ -377,6 +381,9 @@ class Connection:
     def _on_helper(self, topic: str, payload: bytes, now_s: float) -> None:
         """What a helper of secure aggregation says."""
         name, what, chunk = self._topics.parse_helper(topic)
+        if self.decryption is not None and name == self.decryption.name:
+            self._on_recipient(self.decryption, chunk, payload, now_s)
+            return
         if chunk is not None:
             digest, at = chunk
             complete = self.exchange.on_chunk(name, bytes.fromhex(digest), at, payload)
@@ -398,6 +405,39 @@ class Connection:
             endorsement = parse_body(opened, Endorsement)
             self._after(self.federation.on_endorsement(helper, endorsement, payload))
 
+    def _decryption(self) -> Decryption | None:
+        recipient, sums = self.identity.trust.charter.recipient, self.federation.encrypted
+        if recipient is None or sums is None:
+            return None
+        return Decryption(sums, recipient, self.identity.trust.federation, CHUNK_BYTES)
+
+    def _on_recipient(
+        self,
+        decryption: Decryption,
+        chunk: tuple[str, int] | None,
+        payload: bytes,
+        now_s: float,
+    ) -> None:
+        """What the recipient of encrypted sums says."""
+        if chunk is None:
+            heard = decryption.hear(payload)
+            if heard is not None:
+                key = decryption.recipient.signing.hex()
+                self._after(self.federation.on_recipient(key, heard))
+            return
+        decrypted = decryption.on_chunk(bytes.fromhex(chunk[0]), chunk[1], payload)
+        if decrypted is not None:
+            self._after(self.federation.on_decrypted(decrypted, now_s))
+            self.evaluations.print_new(self.federation)
+
+    async def _ask_recipient(self, link: Link, decryption: Decryption) -> None:
+        """Show manifests to the recipient of encrypted sums, and what it shall decrypt."""
+        for message in decryption.due(time.monotonic()):
+            data = message if isinstance(message, bytes) else self._seal(message)
+            await link.publish(self._topics.helper_ask(decryption.name), data)
+        for topic, part in decryption.parts(self._topics):
+            await link.publish(topic, part)
+
     async def _ask_helpers(self, link: Link) -> None:
         """Show reports and manifests to the helpers, and ask for masks."""
         while True:
@@ -405,6 +445,8 @@ class Connection:
                 message = ask.message
                 data = message if isinstance(message, bytes) else self._seal(message)
                 await link.publish(self._topics.helper_ask(ask.helper), data)
+            if self.decryption is not None:
+                await self._ask_recipient(link, self.decryption)
             await asyncio.sleep(_HELPERS_S)
 
     def _on_ask(self, topic: str, payload: bytes, now_s: float) -> None:

@@ -37,10 +37,13 @@ from coordinator.ingest import Update, receipt
 from coordinator.judging import Judging
 from coordinator.observing import Observing
 from coordinator.publication import Named, is_signed_by, still_useful
+from coordinator.secure.decryption import Decrypted, Endorsed, Refused
+from coordinator.secure.encrypted import EncryptedSums
 from coordinator.secure.figures import MaskedFigures
 from coordinator.secure.rows import Sealed
 from coordinator.secure.sums import Opened, Sums
-from coordinator.secure.updates import MaskedUpdates, UpdateKey
+from coordinator.secure.updates import HiddenUpdates, UpdateKey
+from coordinator.secure.ways import ByEncryption, ByMasks, Way
 from coordinator.store import Saved, Store
 from coordinator.strategies.strategy import Offer, Rejected
 from wire.chunks import sha256
@@ -50,8 +53,10 @@ from wire.messages import (
     Charter,
     Endorsement,
     Head,
+    HelperKeys,
     Policy,
     Receipt,
+    Recipient,
     Report,
     UpdateHeader,
     Verdicts,
@@ -77,7 +82,8 @@ class Federation:
         self._judging = Judging(self._current, now_s)
         self._observing = Observing(store, settings, identity)
         self.sums = Sums(store.secure, identity.trust.charter, identity.key)
-        self._masked = MaskedUpdates(self._current, self.sums)
+        self.encrypted: EncryptedSums | None = None
+        self._hidden = HiddenUpdates(self._current, self._way(identity))
         self._figures = MaskedFigures(self._current, self.sums)
         self._buffer_since_s = now_s
         self._duplicates = 0
@@ -94,6 +100,18 @@ class Federation:
             with current.step():
                 current.settle(Result(), "void", next(filter(None, refused)), 0)
                 current.empty_buffer()
+
+    def _way(self, identity: Identity) -> Way:
+        """How updates are hidden under the policy, where they are."""
+        policy, parameters = self._policy, self._current.parameters
+        charter = identity.trust.charter
+        if identity.sealing is None or charter.recipient is None:
+            return ByMasks(self.sums, policy, parameters)
+        rows = self._store.secure
+        self.encrypted = EncryptedSums(rows, charter, identity.key, identity.sealing)
+        if policy.protection != "encrypted":
+            return ByMasks(self.sums, policy, parameters)
+        return ByEncryption(self.encrypted, policy, parameters, charter.recipient.context)
 
     def _publish_settings(self, now_s: float) -> None:
         """Publish a head when the policy or the training switch is not what the last one says."""
@@ -161,8 +179,8 @@ class Federation:
     def update_bytes(self) -> int:
         """Largest size of a client update's content under the policy."""
         policy, parameters = self._policy, self._current.parameters
-        if policy.protection == "masked":
-            return self._masked.update_bytes
+        if policy.protection != "none":
+            return self._hidden.update_bytes
         if policy.kept_share < 1:
             return largest_sparse_bytes(policy.bits, parameters, self._most_kept)
         return update_bytes(policy.bits, parameters)
@@ -222,11 +240,11 @@ class Federation:
         if self._is_ready(now_s):
             with current.step():
                 self._advance(result, now_s, self._policy.scale)
-        if self._policy.protection == "masked":
+        if self._policy.protection != "none":
             with current.step():
                 self._figures.propose(now_s)
-                if not self._masked.propose(now_s):
-                    stranded = self._masked.stranded(now_s)
+                if not self._hidden.propose(now_s):
+                    stranded = self._hidden.stranded(now_s)
                     self._store.secure.forget([sealed.report for sealed in stranded])
                     reason = "training is closed, and too few sites' updates wait for a sum"
                     self._lose(result, "void", [(sealed, reason) for sealed in stranded])
@@ -297,15 +315,53 @@ class Federation:
         self._judging.judge(result, now_s)
         return result
 
+    # Encrypted updates: what the recipient says
+
+    def on_recipient(self, key: str, heard: Endorsed | Refused) -> Result:
+        """Take the recipient's word about a manifest; `key` is its signing key, hexadecimal."""
+        result, about = Result(), heard.endorsement
+        if self.encrypted is None:
+            return result
+        with self._current.step():
+            secure, is_accepted = self._store.secure, isinstance(heard, Endorsed)
+            secure.endorse(about.manifest, key, heard.envelope, accepted=is_accepted)
+            if not is_accepted:
+                self._lose(result, "void", self.encrypted.refused(about))
+        return result
+
+    def on_decrypted(self, decrypted: Decrypted, now_s: float) -> Result:
+        """Make a version of a sum that the recipient decrypted.
+
+        Raises:
+          MalformedError: it does not fit a manifest that waits.
+        """
+        result, digest = Result(), decrypted.manifest
+        if self.encrypted is None:
+            return result
+        with self._current.step():
+            note_opened(self._store.audit, self._store.secure, self._openers, digest)
+            opened = self.encrypted.open(digest, decrypted.sums)
+            self._store.secure.forget([sealed.report for sealed in opened.members])
+            self._fold_opened(result, opened, now_s)
+        self._judging.judge(result, now_s)
+        return result
+
     def _fold_opened(self, result: Result, opened: Opened, now_s: float) -> None:
         current = self._current
-        buffer, keys = self._masked.buffer(opened)
+        buffer, keys = self._hidden.buffer(opened)
         self._store.recount(keys, buffer.members)
         current.model = replace(current.model, buffer=buffer)
         self._advance(result, now_s, opened.manifest.scale, keys)
-        late = self._masked.late()
+        late = self._hidden.late()
         self._store.secure.forget([sealed.report for sealed in late])
         self._lose(result, "refused", [(each, "late: its round is closed") for each in late])
+
+    @property
+    def _openers(self) -> dict[str, HelperKeys | Recipient]:
+        """Who may open sums, by signing key, hexadecimal."""
+        recipient = self._charter.recipient
+        own = {recipient.signing.hex(): recipient} if recipient is not None else {}
+        return {**self.sums.helpers, **own}
 
     def _lose(
         self,
@@ -338,7 +394,8 @@ class Federation:
             return receipt(header, "refused", reason=taken.reason)
         if len(self._current.model.buffer.members) == 1:
             self._buffer_since_s = now_s
-        report = sha256(update.envelope) if header.masked else b""
+        is_hidden = header.masked is not None or header.encrypted
+        report = sha256(update.envelope) if is_hidden else b""
         self._store.add_update(header, "committed", "", taken, time.time(), report)
         return receipt(header, "committed")
 
@@ -348,8 +405,8 @@ class Federation:
         refused = self.problem_with(header)
         if refused is not None:
             return refused
-        if self._policy.protection == "masked":
-            return self._masked.take(update, self._offer(header))
+        if self._policy.protection != "none":
+            return self._hidden.take(update, self._offer(header))
         try:
             delta = self._integers(update)
         except MalformedError as error:
@@ -401,10 +458,11 @@ class Federation:
         policy = self._policy
         if (header.scale, header.bits) != (policy.scale, policy.bits):
             return f"scale {header.scale} x {header.bits} bits is not the policy's"
-        if policy.protection == "masked":
-            unfit = self._masked.problem_with(header)
+        if policy.protection != "none":
+            unfit = self._hidden.problem_with(header)
         else:
-            unfit = "masked, which the policy does not ask for" if header.masked else ""
+            is_hidden = header.masked is not None or header.encrypted
+            unfit = "hidden, which the policy does not ask for" if is_hidden else ""
         size, is_sparse = header.content.size, policy.kept_share < 1
         fits = size <= self.update_bytes if is_sparse else size == self.update_bytes
         if not unfit and (not fits or header.kept > (self._most_kept if is_sparse else 0)):

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from shopfloor.audit.command import add_audit
+from shopfloor.charter_command import add_charter_actions
 from shopfloor.enrolment_command import add_enrolment, add_key_actions
 from shopfloor.simulate.command import add_simulate
 from wire.errors import SettingsError, WireError
@@ -241,6 +242,9 @@ def _add_keys(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     new.add_argument("--k-min", type=int, default=1, help="least sites behind a published sum")
     new.add_argument("--agreement", type=Path, help="the consortium's agreement text")
     new.add_argument("--helper", type=Path, action="append", default=[], help="a helper's .public")
+    for name in ("coordinator", "coordinator-sealing", "enrolment", "author"):
+        text = "made elsewhere: a .pub file; without it the key is made here"
+        new.add_argument(f"--{name}-key", metavar="PUB", help=text)
     new.set_defaults(command=_keys_federation)
     agent = actions.add_parser("agent", help="make an agent's key and credential")
     agent.add_argument("agent", help="the agent's id, also its MQTT user name")
@@ -248,6 +252,7 @@ def _add_keys(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     agent.add_argument("--keys", type=Path, required=True, help="directory with the enrolment key")
     agent.add_argument("--serial", type=int, default=1, help="number of the credential")
     agent.set_defaults(command=_keys_agent)
+    add_charter_actions(actions)
     show = actions.add_parser("show", help="print a charter, verified under its root")
     show.add_argument("charter", type=Path)
     show.add_argument("--root", required=True, help="the root's public key, 64 hexadecimal digits")
@@ -257,12 +262,32 @@ def _add_keys(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def _keys_federation(options: argparse.Namespace) -> int:
     from wire.chunks import sha256  # noqa: PLC0415
-    from wire.keys import make_federation, read_helper  # noqa: PLC0415
+    from wire.keys import (  # noqa: PLC0415
+        PublicHalves,
+        make_federation,
+        read_helper,
+        read_public,
+    )
 
     agreement = sha256(options.agreement.read_bytes()) if options.agreement else bytes(32)
     helpers = tuple(read_helper(path) for path in options.helper)
+    given = {
+        name: read_public(value)
+        for name, value in (
+            ("enrolment", options.enrolment_key),
+            ("coordinator", options.coordinator_key),
+            ("sealing", options.coordinator_sealing_key),
+            ("author", options.author_key),
+        )
+        if value
+    }
     root = make_federation(
-        options.keys, options.name, k_min=options.k_min, agreement=agreement, helpers=helpers
+        options.keys,
+        options.name,
+        k_min=options.k_min,
+        agreement=agreement,
+        helpers=helpers,
+        given=PublicHalves(**given),
     )
     print(f'root = "{root.raw.hex()}"  # pin this in every [trust] table')
     print(f"Keep {options.keys / 'root.key'} offline; nothing needs it until the charter changes.")
@@ -282,22 +307,15 @@ def _keys_agent(options: argparse.Namespace) -> int:
 
 
 def _keys_show(options: argparse.Namespace) -> int:
+    from wire.charters import shown  # noqa: PLC0415
     from wire.signing import parse_public_key  # noqa: PLC0415
     from wire.trust import read_charter  # noqa: PLC0415
 
     charter = read_charter(options.charter.read_bytes(), parse_public_key(options.root)).charter
     for name in charter.__struct_fields__:
         value = getattr(charter, name)
-        print(f"{name:16} {_shown(value)}")
+        print(f"{name:24} {shown(value)}")
     return 0
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, tuple):
-        return ", ".join(_shown(item) for item in value) or "none"
-    return str(value)
 
 
 if __name__ == "__main__":

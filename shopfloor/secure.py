@@ -13,6 +13,7 @@ from coordinator.app import DATABASE
 from coordinator.config import read_coordinator_settings
 from shopfloor.plant import DELTA, K_MIN, Plant
 from shopfloor.record import RunRecord, Secured, SitePrivacy, served_quality
+from shopfloor.report_words import bytes_words
 from wire.codec import open_envelope, parse_body
 from wire.messages import Manifest
 
@@ -49,15 +50,16 @@ def secured_words(record: RunRecord) -> str:
     secured = record.secured
     if secured is None:
         return ""
+    quality, size = served_quality(record).pr_auc, bytes_words(record.bytes_per_update)
     lines = [
         (
             f"The coordinator saw {secured.sums} sums, each over {secured.smallest} sites or more "
             f"(the charter asks for {secured.k_min}), and no update by itself."
         ),
         (
-            f"Beside the same run without masks and noise: PR-AUC {served_quality(record).pr_auc:.2f} "
-            f"against {secured.plain_pr_auc:.2f}; {record.bytes_per_update / 1e3:.1f} kB per update "
-            f"against {secured.plain_bytes / 1e3:.1f}."
+            f"Beside the same run without masks and noise: PR-AUC {quality:.2f} against "
+            f"{secured.plain_pr_auc:.2f}; {size} per update against "
+            f"{bytes_words(secured.plain_bytes)}."
         ),
     ]
     if secured.budget:

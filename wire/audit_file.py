@@ -195,7 +195,7 @@ class _Frames:
         data = self.next(_OPENING_BYTES, "the opening")
         try:
             opening = msgspec.msgpack.decode(data, type=what)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError) as error:
             raise MalformedError(f"malformed opening: {error}") from None
         return opening
 

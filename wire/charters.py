@@ -142,17 +142,20 @@ def changes(before: Charter, after: Charter) -> Iterator[str]:
         if old == new:
             continue
         if isinstance(new, tuple):
-            yield from (f"- {name} {_shown(each)}" for each in old if each not in new)
-            yield from (f"+ {name} {_shown(each)}" for each in new if each not in old)
+            yield from (f"- {name} {shown(each)}" for each in old if each not in new)
+            yield from (f"+ {name} {shown(each)}" for each in new if each not in old)
         else:
-            yield f"- {name} {_shown(old)}"
-            yield f"+ {name} {_shown(new)}"
+            yield f"- {name} {shown(old)}"
+            yield f"+ {name} {shown(new)}"
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A charter's field, for people."""
     if isinstance(value, bytes):
         return value.hex() or "none"
+    if isinstance(value, tuple):
+        return "; ".join(map(shown, value)) or "none"
     if isinstance(value, msgspec.Struct):
-        parts = (f"{name} {_shown(getattr(value, name))}" for name in value.__struct_fields__)
+        parts = (f"{name} {shown(getattr(value, name))}" for name in value.__struct_fields__)
         return ", ".join(parts)
     return "none" if value is None else str(value)

@@ -59,7 +59,7 @@ from wire.messages import Charter, Credential, Digest, PublicKey
 from wire.signing import PrivateKey
 from wire.signing import PublicKey as VerifyKey
 from wire.topics import check_name
-from wire.trust import ENROLMENT, Trust, read_charter, read_credential
+from wire.trust import ENROLMENT, Trust, read_charter, read_credential, unlisted
 
 PREFIX = "jm1-"
 MAX_TOKEN_CHARACTERS = 1000
@@ -201,7 +201,13 @@ def check_agent(agent: str) -> str:
 
 
 def new_token(enroller: Enroller, agent: str, site: str, expires: int) -> Token:
-    """Make a token for one agent.  The caller remembers it before anybody sees it."""
+    """Make a token for one agent.  The caller remembers it before anybody sees it.
+
+    Raises:
+      MalformedError: not a name for an agent, or not a site that the charter lists.
+    """
+    if refused := unlisted(site, enroller.trust.charter):
+        raise MalformedError(refused)
     return Token(
         federation=enroller.trust.federation,
         agent=check_agent(agent),
@@ -286,7 +292,13 @@ def make_answer(
     *,
     days: float,
 ) -> bytes:
-    """Sign credential `serial` and a certificate of `days` for a verified request."""
+    """Sign credential `serial` and a certificate of `days` for a verified request.
+
+    Raises:
+      MalformedError: the charter does not list the token's site any more.
+    """
+    if refused := unlisted(token.site, enroller.trust.charter):
+        raise MalformedError(refused)
     credential = Credential(
         agent=token.agent, site=token.site, public_key=applicant.public_key, serial=serial
     )
@@ -309,6 +321,11 @@ def make_answer(
 def answered_token(data: bytes) -> bytes:
     """Id of the token that an answer says it belongs to; not believed before `read_answer`."""
     return _parse_answer(data)[1].token
+
+
+def answered_credential(data: bytes) -> bytes:
+    """The credential's envelope in an answer of one's own."""
+    return _parse_answer(data)[1].credential
 
 
 def answered_certificate(data: bytes) -> x509.Certificate:

@@ -152,7 +152,7 @@ class Ledger:
         Raises:
           WireError: malformed, not the agent's, or it is not enrolled any more.
         """
-        asked = read_renewal(data, agent, enroller.trust)
+        asked = read_renewal(data, agent, enroller.trust, self.issued.credential(agent))
         with transaction(self._database):
             certificate = self.issued.certificate(asked, enroller, now, days=days)
         return make_renewed(enroller, asked, certificate)

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from cryptography import x509
 
 from wire.certificates import check_key, der, parse_certificate
-from wire.enrolment import Enroller, EnrolmentError, answered_certificate
+from wire.enrolment import Enroller, EnrolmentError, answered_certificate, answered_credential
 from wire.issuing import client_certificate
 from wire.renewal import Asked, may_be_made
 
@@ -63,6 +63,15 @@ class Issued:
             "SELECT serial FROM revocations WHERE agent = ?", (agent,)
         ).fetchone()
         return int(row[0]) if row else 0
+
+    def credential(self, agent: str) -> bytes | None:
+        """Envelope of the last credential that was granted to this agent; None without one."""
+        row = self._database.execute(
+            "SELECT answer FROM tokens WHERE agent = ? AND answer IS NOT NULL"
+            " ORDER BY serial DESC LIMIT 1",
+            (agent,),
+        ).fetchone()
+        return answered_credential(bytes(row[0])) if row else None
 
     def certificate(
         self, asked: Asked, enroller: Enroller, now: datetime, *, days: float

@@ -71,42 +71,88 @@ class Frontier:
         return root
 
 
-def frontier_of(leaves: Sequence[bytes]) -> Frontier:
-    """The frontier of these leaves' hashes."""
-    frontier = Frontier()
-    for leaf in leaves:
-        frontier = frontier.add(leaf)
-    return frontier
-
-
-def root_of(leaves: Sequence[bytes]) -> bytes:
-    """Merkle Tree Hash over these leaves' hashes."""
-    return frontier_of(leaves).root
-
-
-def inclusion_proof(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
-    """Merkle audit path (RFC 6962, section 2.1.1), the leaf's sibling first.
+class Tree:
+    """A whole tree, for proofs: each of log2(n)^2 steps.
 
     Args:
-      leaves: hashes of all leaves.
-      index: of the leaf, from 0.
-
-    Raises:
-      ValueError: there is no such leaf.
+      leaves: hashes of all leaves; the tree takes as much memory again.
     """
-    if not 0 <= index < len(leaves):
-        raise ValueError(f"no leaf {index} in a tree of {len(leaves)}")
-    path: list[bytes] = []
-    start, stop = 0, len(leaves)
-    while stop - start > 1:
-        middle = start + _split(stop - start)
-        if index < middle:
-            path.append(root_of(leaves[middle:stop]))
-            stop = middle
-        else:
-            path.append(root_of(leaves[start:middle]))
-            start = middle
-    return tuple(reversed(path))
+
+    def __init__(self, leaves: Sequence[bytes]) -> None:
+        self.size = len(leaves)
+        self._levels = [list(leaves)]
+        """Roots of all full subtrees of 1, 2, 4 ... leaves, from left to right."""
+        while len(level := self._levels[-1]) > 1:
+            pairs = zip(level[::2], level[1::2], strict=False)
+            self._levels.append([node_hash(left, right) for left, right in pairs])
+
+    def root(self, size: int | None = None) -> bytes:
+        """Merkle Tree Hash over the first leaves, so many; None: all.
+
+        Raises:
+          ValueError: there are not so many.
+        """
+        size = self.size if size is None else size
+        self._check_beginning(size)
+        return self._root(0, size) if size else EMPTY_ROOT
+
+    def inclusion(self, index: int) -> tuple[bytes, ...]:
+        """Merkle audit path of a leaf (RFC 6962, section 2.1.1), its sibling first.
+
+        Raises:
+          ValueError: there is no such leaf.
+        """
+        if not 0 <= index < self.size:
+            raise ValueError(f"no leaf {index} in a tree of {self.size}")
+        path: list[bytes] = []
+        start, stop = 0, self.size
+        while stop - start > 1:
+            middle = start + _split(stop - start)
+            if index < middle:
+                path.append(self._root(middle, stop))
+                stop = middle
+            else:
+                path.append(self._root(start, middle))
+                start = middle
+        return tuple(reversed(path))
+
+    def consistency(self, earlier: int) -> tuple[bytes, ...]:
+        """Proof that the first `earlier` leaves are the beginning (RFC 6962, section 2.1.2).
+
+        Empty where it is trivial: `earlier` is 0 or all.
+
+        Raises:
+          ValueError: there are not so many leaves.
+        """
+        self._check_beginning(earlier)
+        if earlier in (0, self.size):
+            return ()
+        path: list[bytes] = []
+        start, stop, is_whole = 0, self.size, True
+        while earlier != stop:
+            middle = start + _split(stop - start)
+            if earlier <= middle:
+                path.append(self._root(middle, stop))
+                stop = middle
+            else:
+                path.append(self._root(start, middle))
+                start, is_whole = middle, False
+        if not is_whole:
+            path.append(self._root(start, stop))
+        return tuple(reversed(path))
+
+    def _root(self, start: int, stop: int) -> bytes:
+        """Of leaves that are a subtree: `start` is a multiple of the full size above them."""
+        width = stop - start
+        if width.bit_count() == 1:
+            level = width.bit_length() - 1
+            return self._levels[level][start >> level]
+        middle = start + _split(width)
+        return node_hash(self._root(start, middle), self._root(middle, stop))
+
+    def _check_beginning(self, size: int) -> None:
+        if not 0 <= size <= self.size:
+            raise ValueError(f"no beginning of {size} leaves in a tree of {self.size}")
 
 
 def check_inclusion(
@@ -133,34 +179,6 @@ def check_inclusion(
         at, last = at >> 1, last >> 1
     if last or node != root:
         raise MalformedError(f"the proof does not show that entry {index} is in this log")
-
-
-def consistency_proof(leaves: Sequence[bytes], earlier: int) -> tuple[bytes, ...]:
-    """Proof that the first `earlier` leaves are the beginning (RFC 6962, section 2.1.2).
-
-    Empty where it is trivial: `earlier` is 0 or all.
-
-    Raises:
-      ValueError: there are not so many leaves.
-    """
-    if not 0 <= earlier <= len(leaves):
-        raise ValueError(f"no beginning of {earlier} leaves in a tree of {len(leaves)}")
-    if earlier in (0, len(leaves)):
-        return ()
-    path: list[bytes] = []
-    start, stop, is_whole = 0, len(leaves), True
-    while start + earlier != stop:
-        width = _split(stop - start)
-        middle = start + width
-        if earlier <= width:
-            path.append(root_of(leaves[middle:stop]))
-            stop = middle
-        else:
-            path.append(root_of(leaves[start:middle]))
-            start, earlier, is_whole = middle, earlier - width, False
-    if not is_whole:
-        path.append(root_of(leaves[start:stop]))
-    return tuple(reversed(path))
 
 
 def check_consistency(

@@ -27,7 +27,7 @@ from wire.issuing import PublicKey as TlsPublicKey
 from wire.issuing import read_signing_request
 from wire.messages import Credential, Renewal, Renewed
 from wire.signing import PublicKey
-from wire.trust import ENROLMENT, Trust, read_charter, read_credential
+from wire.trust import ENROLMENT, Trust, read_charter, read_credential, unlisted
 
 _ASK_FROM = 1 / 3
 """An agent asks once so little is left: 132 of 397 days."""
@@ -92,20 +92,43 @@ def left(certificate: x509.Certificate, now: datetime) -> float:
     return (end - now) / max(end - start, end.resolution)
 
 
-def read_renewal(data: bytes, agent: str, trust: Trust) -> Asked:
+def read_renewal(data: bytes, agent: str, trust: Trust, issued: bytes | None = None) -> Asked:
     """Verify a question that came on the topic of `agent`.
+
+    Args:
+      data: as it came.
+      agent: whose topic.
+      trust: the authority's own charter.
+      issued: the envelope of the credential that the authority gave this agent last; it counts
+        under a new enrolment key too, since whoever stole the old one did not write the ledger.
 
     Raises:
       WireError: another's, or not signed as it has to be.
     """
     opened = open_envelope(data, "renewal")
     body = parse_body(opened, Renewal)  # carries the key that it is verified with
-    credential = read_credential(body.credential, trust)
+    credential = _credential(body.credential, trust, issued)
     if (credential.agent, opened.signer) != (agent, agent):
         reason = f"renewal for {agent}, with a credential of {credential.agent}, signed by "
         raise SignatureError(reason + repr(opened.signer))
     opened.verify(trust.federation, PublicKey(credential.public_key))
     return Asked(credential, read_signing_request(body.signing_request), opened.counter)
+
+
+def _credential(data: bytes, trust: Trust, issued: bytes | None) -> Credential:
+    try:
+        return read_credential(data, trust)
+    except SignatureError:
+        credential = _unverified(data)
+        if issued is None or credential != _unverified(issued):
+            raise
+    if refused := unlisted(credential.site, trust.charter):
+        raise MalformedError(f"credential of {credential.agent}: {refused}")
+    return credential
+
+
+def _unverified(envelope: bytes) -> Credential:
+    return parse_body(open_envelope(envelope, "credential"), Credential)
 
 
 def make_renewed(enroller: Enroller, asked: Asked, certificate: x509.Certificate) -> bytes:

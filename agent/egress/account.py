@@ -56,6 +56,7 @@ class Egress:
         self._is_urgent = False
         self._since, self._cuts = time.time(), 0
         self._file: DurableFile | None = None
+        self._is_begun = False
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._classify = FederationMessages()
@@ -113,7 +114,7 @@ class Egress:
         written_s = time.monotonic()
         self._flush()
         while not self._stopping.wait(FLUSH_S):
-            if self._is_urgent or time.monotonic() - written_s >= _IDLE_S:
+            if self._is_urgent or self.problem or time.monotonic() - written_s >= _IDLE_S:
                 written_s = time.monotonic()
                 self._flush()
         self._flush()
@@ -124,11 +125,11 @@ class Egress:
             self._writing, self._new, self._is_urgent = self._new, {}, False
             writing = tuple(self._writing.values())
         try:
-            file = self._opened()
-            if writing:
-                file.write(lambda database: store.add_lines(database, writing), small=True)
+            self._open()
+            if self._file is not None and writing:
+                self._file.write(lambda database: store.add_lines(database, writing), small=True)
         except DiskError as error:
-            if not self.problem:
+            if self._file is None and not self.problem:  # else the file has said so
                 logger.warning("the account of what leaves waits for its disk: %s", error)
             self.problem = str(error)
             with self._lock:
@@ -140,26 +141,22 @@ class Egress:
                 add_all(self._kept, writing)
                 self._writing = {}
 
-    def _opened(self) -> DurableFile:
-        """The file, opened and read when that was not possible before.
+    def _open(self) -> None:
+        """Open the file, and read it once, when that was not possible before.
 
         Raises:
           DiskError: it still is not.
         """
         if self._file is None:
-            file = DurableFile(self._path or ":memory:", self._prepare, durable=True)
-            try:
-                found = file.write(store.begin, small=True)
-            except DiskError:
-                file.close()
-                raise
-            self._file = file
+            self._file = DurableFile(self._path or ":memory:", self._prepare, durable=True)
+        if not self._is_begun:
+            found = self._file.write(store.begin, small=True)
+            self._is_begun = True
             with self._lock:
                 self._since, self._cuts = found.since, found.cuts
                 add_all(self._kept, found.lines)
                 named = {line.destination for line in found.lines}
                 self._clients |= {name for name in named if _CLIENT in name}
-        return self._file
 
     def _prepare(self, database: sqlite3.Connection) -> None:
         """Make what is missing; a new file begins with what was known before."""
@@ -172,7 +169,7 @@ class Egress:
         since = min([self._since, *(line.first for line in known)])
         with transaction(database):
             begun = Account(since=since, cuts=self._cuts, lines=known)
-            store.make(database, begun, is_open=self._file is not None)
+            store.make(database, begun, is_open=self._is_begun)
 
     def _end(self) -> None:
         """Note that nothing is missing."""

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 _UNIT = 2.0**-53
 """The spacing of the uniforms: float64 holds every multiple of it up to 1 exactly."""
+_BLOCK = 1 << 17
+"""Values drawn at once, so that five million parameters need no more than some MiB besides."""
 
 
 def gaussian(
@@ -34,13 +36,21 @@ def gaussian(
       float64 (count,); values beyond 8.57 deviations cannot come out of 53-bit uniforms, their
       probability is below 2^-53.
     """
+    noise = np.empty(count)
+    for start in range(0, count, _BLOCK):
+        part = noise[start : start + _BLOCK]
+        part[:] = deviation * _standard_normal(len(part), random_bytes)
+    return noise
+
+
+def _standard_normal(count: int, random_bytes: Callable[[int], bytes]) -> NDArray[np.float64]:
     pairs = (count + 1) // 2
     words = np.frombuffer(random_bytes(16 * pairs), "<u8") >> np.uint64(11)
     uniform = words.astype(np.float64) * _UNIT
     radius = np.sqrt(-2.0 * np.log(uniform[:pairs] + _UNIT))  # in (0, 1]: no logarithm of 0
     angle = 2.0 * np.pi * uniform[pairs:]
     both = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
-    return deviation * both[:count]
+    return both[:count]
 
 
 def poisson_batch(

@@ -80,6 +80,7 @@ def sampled_divergence(noise: float, rate: float, order: int) -> float:
     return max(total, 0.0) / (order - 1)
 
 
+@lru_cache(maxsize=64)
 def epsilon_of(spent: Spent, delta: float) -> float:
     """Epsilon of everything that was spent, at a delta in (0, 1); 0 when nothing was."""
     if not any(spent.sampled):

@@ -1,9 +1,10 @@
 """Do the defences keep what they promise?  Every attack without them and with them.
 
 Rows are sought in gradients (`inversions.py`, `repeated.py`), canaries in what is published
-(`memberships.py`), one site in sums by a coordinator that lies (`hostile.py`) or has a helper on
-its side (`colluding.py`), and what travels is changed (`tampering.py`).  What attackers hold is
-made by the product's own code; attack and budget are the same without and with a defence.
+(`memberships.py`), one site in sums by a coordinator that lies (`hostile.py`), has a helper on its
+side (`colluding.py`) or just subtracts (`cohorts.py`), and what travels is changed
+(`tampering.py`).  What attackers hold is made by the product's own code; attack and budget are the
+same without and with a defence.
 
 A line says what is claimed of it: `succeeds` where nothing defends, `fails` where something does,
 and `open` for a limit that the documents state; an attack that succeeds nowhere would show nothing.
@@ -25,7 +26,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.attacks import colluding, hostile, inversions, memberships, repeated, tampering
+from benchmarks.attacks import (
+    cohorts,
+    colluding,
+    hostile,
+    inversions,
+    memberships,
+    repeated,
+    tampering,
+)
 from benchmarks.attacks.verdicts import MOST, Finding
 
 
@@ -70,6 +79,7 @@ def findings(sizes: Sizes) -> Iterator[Finding]:
             yield from hostile.finding(lie, claim, sizes.scenes, directory)
         for collusion, claim in colluding.ATTEMPTS:
             yield from colluding.finding(collusion, claim, sizes.scenes, directory)
+        yield cohorts.finding(sizes.scenes, directory)
         for change, defence, claim in tampering.ATTEMPTS:
             yield from tampering.finding(change, defence, claim, directory)
 
@@ -87,6 +97,7 @@ def _conclude(found: list[Finding], *, reduced: bool) -> int:
     defended = [each for each in found if each.expected == "fails"]
     shares = [each for each in defended if each.unit == "share of rows"]
     audits = [each for each in defended if each.unit == "epsilon"]
+    masked = [each for each in found if each.setting == inversions.MASKED]
     value = max(each.figure - each.beside for each in shares)
     result = {
         "name": "attacks",
@@ -98,6 +109,9 @@ def _conclude(found: list[Finding], *, reduced: bool) -> int:
         "without_defence": sum(each.expected == "succeeds" for each in found),
         "not_as_claimed": [f"{each.attack}: {each.setting}" for each in found if not each.holds],
         "open": sorted({each.attack for each in found if each.expected == "open"}),
+        "correlation_masked_and_random": [
+            [round(each, 3) for each in one.correlation] for one in masked
+        ],
         "epsilon_shown_of_claimed": round(max(each.figure / each.beside for each in audits), 3),
     }
     if reduced:

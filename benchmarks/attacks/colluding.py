@@ -11,8 +11,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from benchmarks.attacks.consortium import Consortium, Report, keys_of, read, seeds_for
-from benchmarks.attacks.hostile import Integers, Scene, scene_in, told
+from benchmarks.attacks.consortium import Consortium, keys_of
+from benchmarks.attacks.hostile import told
+from benchmarks.attacks.reports import Report, read, seeds_for
+from benchmarks.attacks.scene import Integers, Scene, scene_in
 from benchmarks.attacks.verdicts import Expected, Finding
 from wire.chunks import sha256
 from wire.codec import open_envelope, parse_body

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from agent.config import Identity
 from agent.wrapping import wrap
+from benchmarks.attacks.reports import FEDERATION, MASKED, Report, read, seeds_for
 from coordinator.helper.endorsing import endorse
 from coordinator.helper.examining import examine
 from coordinator.helper.identity import OwnKeys
@@ -23,8 +24,7 @@ from coordinator.helper.store import Store, make_store
 from wire.charters import KeptCharter, sign_charter
 from wire.chunks import describe, sha256
 from wire.codec import open_envelope, parse_body, seal
-from wire.errors import MalformedError
-from wire.masking import DTYPES, Seeds, Term, add_masked, masks_of, name_of, open_seeds, opened
+from wire.masking import DTYPES, Seeds, Term, add_masked, masks_of, opened
 from wire.messages import (
     HELPERS,
     Base,
@@ -36,7 +36,6 @@ from wire.messages import (
     Manifest,
     ManifestMember,
     Message,
-    Policy,
     Release,
     UpdateHeader,
     Verdict,
@@ -45,31 +44,10 @@ from wire.sealing_keys import SealingKey
 from wire.signing import PrivateKey
 from wire.trust import COORDINATOR, ENROLMENT, read_charter
 
-FEDERATION = "attacked"
 SeedNumbers = tuple[Literal[0, 1, 2], ...]
 SITES = tuple(f"plant-{number}" for number in range(10))
 K_MIN = 5
 BASE = Base(version=1, digest=sha256(b"what was published as version 1"))
-MASKED = Policy(protection="masked", ring=32, bits=16, scale=2e-6, min_rows=1)
-
-
-@dataclass(frozen=True)
-class Report:
-    """A masked update as the coordinator stores it."""
-
-    envelope: bytes
-    content: bytes
-    credential: bytes
-
-    @property
-    def digest(self) -> bytes:
-        """What manifests name it by."""
-        return sha256(self.envelope)
-
-    @property
-    def header(self) -> UpdateHeader:
-        """What the agent signed."""
-        return parse_body(open_envelope(self.envelope, "update"), UpdateHeader)
 
 
 @dataclass
@@ -78,11 +56,9 @@ class Consortium:
 
     Attributes:
       directory: where the stores are.
-      listed_sites: of the charter.
     """
 
     directory: Path
-    listed_sites: tuple[str, ...] = SITES
     root: PrivateKey = field(default_factory=PrivateKey.generate)
     enrolment: PrivateKey = field(default_factory=PrivateKey.generate)
     coordinator: PrivateKey = field(default_factory=PrivateKey.generate)
@@ -100,7 +76,7 @@ class Consortium:
             author_keys=(PrivateKey.generate().public.raw,),
             helpers=tuple(keys.public for keys in self.helper_keys),
             k_min=K_MIN,
-            sites=self.listed_sites,
+            sites=SITES,
         )
         self.trust = read_charter(sign_charter(self.charter, self.root), self.root.public)
         self.offices = [self._office(keys) for keys in self.helper_keys]
@@ -303,25 +279,6 @@ class Consortium:
     def _seal(self, message: Message, signer: str, key: PrivateKey) -> bytes:
         self._counter += 1
         return seal(message, federation=FEDERATION, signer=signer, counter=self._counter, key=key)
-
-
-def seeds_for(report: Report, key: SealingKey) -> Seeds:
-    """Seeds that one key opens; none where no box is for it."""
-    header = report.header
-    if header.masked is None:
-        return {}
-    name, digest = name_of(header), header.content.digest
-    try:
-        return open_seeds(header.masked, key.raw, federation=FEDERATION, name=name, digest=digest)
-    except MalformedError:
-        return {}
-
-
-def read(report: Report, seeds: Seeds) -> NDArray[np.int64]:
-    """A report with the masks of these seeds taken off."""
-    total = np.frombuffer(report.content, DTYPES[MASKED.ring])
-    masks = masks_of([Term(1, tuple(seeds.values()))], len(total), MASKED.ring)
-    return opened(total, [masks.tobytes()], MASKED.ring)
 
 
 def summed(opening: Opening) -> list[bytes]:

@@ -39,6 +39,7 @@ from wire.tensors import flatten
 
 SITES = 10
 RECONSTRUCTED = 0.9
+MASKED = "masked, coordinator + one helper"
 RING: Ring = 32
 Held = Literal["update", "sum", "masked", "opened"]
 """The victim's update; the sum of ten sites'; its masked update with the seeds of one helper, and
@@ -101,7 +102,7 @@ def _against(attack: Attack, rows: int) -> Iterator[Setting]:
         return Setting(name, attack, expected, rows, **more)  # type: ignore[arg-type]
 
     yield setting("plain", "succeeds")
-    yield setting("masked, coordinator + one helper", "fails", held="masked")
+    yield setting(MASKED, "fails", held="masked")
     yield setting("masked, coordinator + two helpers", "succeeds", held="opened")
     yield setting("sum of ten sites", "open", held="sum")
     yield setting("sum of ten, the others' base is dead", "open", held="sum", are_others_dead=True)
@@ -128,6 +129,7 @@ def found(setting: Setting, trials: int) -> Finding:
         outcome=against_guessing(figure, beside),
         detail=f"mean best correlation {best.mean():.2f}, guessing {guess.mean():.2f}",
         expected=setting.expected,
+        correlation=(float(best.mean()), float(guess.mean())),
     )
 
 

@@ -13,11 +13,12 @@ import msgspec
 import numpy as np
 
 from agent.config import Identity
-from benchmarks.attacks.consortium import MASKED, Consortium, Report, read
-from benchmarks.attacks.hostile import Scene, scene_in
+from benchmarks.attacks.consortium import Consortium
+from benchmarks.attacks.reports import MASKED, Report, read
+from benchmarks.attacks.scene import Scene, scene_in
 from benchmarks.attacks.verdicts import Expected, Finding, against_guessing
 from wire.chunks import Assembly, describe
-from wire.codec import open_envelope, parse_body
+from wire.codec import open_envelope, parse_body, seal
 from wire.errors import WireError
 from wire.masking import held_by, mask, name_of, seal_seeds
 from wire.messages import HELPERS, Endorsement, Manifest, UpdateHeader
@@ -111,6 +112,21 @@ def copied_report(scene: Scene) -> Tries:
     return [free], [consortium.verdicts(0, [copy])[0].accepted]
 
 
+def other_federation(scene: Scene) -> Tries:
+    """A report that was signed in another federation is shown in this one."""
+    consortium, identity = scene.consortium, scene.identities[0]
+    envelope = seal(
+        scene.victim.header,
+        federation="another",
+        signer=identity.agent,
+        counter=1,
+        key=identity.key,
+    )
+    moved = Report(envelope, scene.victim.content, scene.victim.credential)
+    is_alike = moved.header == scene.victim.header
+    return [is_alike], [consortium.verdicts(0, [moved])[0].accepted]
+
+
 def wrong_commitments(scene: Scene) -> Tries:
     """An agent seals other seeds than those that it masked with and commits to."""
     return _sealed_wrongly(scene, range(6), helper=0)
@@ -165,10 +181,11 @@ ATTEMPTS: tuple[tuple[Callable[[Scene], Tries], str, Expected], ...] = (
     (changed_vectors, "digests", "fails"),
     (second_header, "ids", "fails"),
     (copied_report, "boxes that are bound to their report", "fails"),
+    (other_federation, "signatures that name the federation", "fails"),
     (wrong_commitments, "commitments", "fails"),
     (different_seeds, "commitments", "fails"),
     (for_nobody, "boxes that have to open", "fails"),
-    (wrong_masks, "the third helper's masks beside", "fails"),
+    (wrong_masks, "the third helper's masks compared", "fails"),
     (out_of_range, "the helpers' rules", "open"),
 )
 

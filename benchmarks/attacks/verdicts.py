@@ -19,6 +19,7 @@ class Finding:
       beside: what it is judged against: guessing, or a claim.
       unit: of both.
       detail: a second figure, in words.
+      correlation: of inversions: mean best correlation of the attack, and of guessing.
     """
 
     attack: str
@@ -29,6 +30,7 @@ class Finding:
     detail: str
     outcome: Outcome
     expected: Expected
+    correlation: tuple[float, float] = (0.0, 0.0)
 
     @property
     def holds(self) -> bool:

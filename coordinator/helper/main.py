@@ -11,6 +11,7 @@ from coordinator.helper.config import read_helper_settings, read_identity
 from coordinator.helper.identity import differences, make_helper, own_keys
 from coordinator.helper.schema_command import add_schema
 from coordinator.helper.store import Store, make_store, refuse_existing
+from coordinator.recipient.commands import add_recipient
 from wire.codec import MAX_BYTES
 from wire.errors import SettingsError, WireError
 from wire.files import read_small
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
     _add_check(commands)
     add_schema(commands)
+    add_recipient(commands)
     return parser
 
 

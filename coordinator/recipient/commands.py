@@ -26,7 +26,7 @@ def add_recipient(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "keys",
         help="make the recipient's keys",
         description="Makes NAME.signing.key and NAME.bfv.key, which stay here, NAME.context for "
-        "every agent, and NAME.recipient for whoever runs: journeyman keys federation --recipient",
+        "every agent, and NAME.recipient for whoever runs: journeyman keys charter --recipient",
     )
     keys.add_argument("name", help="the recipient's name in the charter")
     keys.add_argument("--out", type=Path, required=True, help="directory for the files")

@@ -30,7 +30,7 @@ from wire.chunks import sha256
 from wire.codec import open_envelope, parse_body, seal
 from wire.encrypted import belonging_of, open_ciphertexts
 from wire.errors import MalformedError
-from wire.messages import Charter, Manifest, UpdateHeader
+from wire.messages import Charter, Endorsement, Manifest, UpdateHeader
 from wire.sealing_keys import SealingKey
 from wire.signing import PrivateKey
 from wire.trust import COORDINATOR
@@ -48,14 +48,12 @@ class Question:
 
     Attributes:
       manifest: envelope.
-      reports: headers of the members, as their agents signed them.
-      credentials: of these agents.
+      shown: header of each member, as its agent signed it, and that agent's credential.
       ciphertexts: of the sums, bucket after bucket in ascending order.
     """
 
     manifest: bytes
-    reports: tuple[bytes, ...]
-    credentials: tuple[bytes, ...]
+    shown: tuple[tuple[bytes, bytes], ...]
     ciphertexts: bytes
 
 
@@ -113,12 +111,25 @@ class EncryptedSums:
         envelope, manifest = self._waiting(digest)
         shown = [self.rows.envelope(member.report) for member in manifest.members]
         found = [each for each in shown if each is not None]
-        return Question(
-            envelope,
-            tuple(header for header, _ in found),
-            tuple(sorted({credential for _, credential in found})),
-            self._ciphertexts(manifest),
-        )
+        return Question(envelope, tuple(found), self._ciphertexts(manifest))
+
+    def refused(self, endorsement: Endorsement) -> list[tuple[Sealed, str]]:
+        """Take back a manifest that is refused for good; return the members that are lost, and why.
+
+        Members that the recipient names are lost, and the others free again.  A manifest of an
+        earlier charter is decided on anew: had anything been promised to it, it would be accepted.
+        """
+        digest, in_the_way = endorsement.manifest, set(endorsement.refused)
+        lost = [each for each in self.rows.members(digest) if each.report in in_the_way]
+        if lost or self._is_of_earlier_charter(digest):
+            self.rows.close(digest, "void")
+            self.rows.set_free(digest)
+        self.rows.forget([each.report for each in lost])
+        return [(each, f"not decrypted: {endorsement.reason}") for each in lost]
+
+    def _is_of_earlier_charter(self, digest: bytes) -> bool:
+        is_waiting = digest in self.rows.undecided_of("update")
+        return is_waiting and self._waiting(digest)[1].epoch < self._charter.epoch
 
     def open(self, digest: bytes, sums: bytes) -> Opened:
         """Take what the recipient decrypted, and close the manifest.

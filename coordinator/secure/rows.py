@@ -26,10 +26,12 @@ CREATE TABLE IF NOT EXISTS sealed (
   weight INTEGER NOT NULL, base_version INTEGER NOT NULL, base_digest BLOB NOT NULL,
   lineage INTEGER NOT NULL, count INTEGER NOT NULL, ring INTEGER NOT NULL,
   scale REAL NOT NULL, bits INTEGER NOT NULL,
-  header BLOB NOT NULL, content BLOB NOT NULL,
   place INTEGER NOT NULL,         -- order of arrival
-  manifest BLOB                   -- the one that it is in
+  manifest BLOB,                  -- the one that it is in
+  header BLOB NOT NULL,
+  content BLOB NOT NULL           -- last: what stands behind it is found by reading all of it
 ) STRICT;
+CREATE UNIQUE INDEX IF NOT EXISTS sealed_places ON sealed (place);
 CREATE INDEX IF NOT EXISTS sealed_free ON sealed (purpose, subject) WHERE manifest IS NULL;
 CREATE TABLE IF NOT EXISTS verdicts (
   report BLOB NOT NULL, helper TEXT NOT NULL, accepted INTEGER NOT NULL, number INTEGER NOT NULL,

@@ -1,7 +1,7 @@
-"""Masked client updates: from the header to the buffer that becomes a version.
+"""Masked or encrypted client updates: from the header to the buffer that becomes a version.
 
     header ─► fits the policy? ─► strategy.admit ─► row, committed
-    rows that helpers accepted ─► strategy.is_ready ─► manifest ─► (helpers) ─► sums ─► Buffer
+    rows ─► strategy.is_ready ─► manifest ─► (helpers, or the recipient) ─► sums ─► Buffer
 
 Until its sum is opened nothing is known of an update but its header; so nothing is clipped or
 measured here, and who may harm a version is bounded by buckets (`coordinator/robust.py`).
@@ -14,8 +14,8 @@ from coordinator.aggregate import Buffer, Member
 from coordinator.current import Current
 from coordinator.ingest import Update
 from coordinator.secure.rows import Sealed
-from coordinator.secure.rules import most_members
-from coordinator.secure.sums import Opened, Sums, Terms, check_masked
+from coordinator.secure.sums import Opened, Terms
+from coordinator.secure.ways import Way
 from coordinator.strategies.strategy import Offer, Rejected
 from wire.chunks import sha256
 from wire.messages import UpdateHeader
@@ -24,28 +24,30 @@ UpdateKey = tuple[str, str, int]
 """Agent, incarnation, sequence."""
 
 
-class MaskedUpdates:
-    """The buffer's place under `protection = "masked"`."""
+class HiddenUpdates:
+    """The buffer's place under `protection = "masked"` and `"encrypted"`."""
 
-    def __init__(self, current: Current, sums: Sums) -> None:
-        self._current, self._sums = current, sums
+    def __init__(self, current: Current, way: Way) -> None:
+        self._current, self._way = current, way
         self._rows = current.store.secure
         self._since_s: float | None = None
 
     @property
     def update_bytes(self) -> int:
-        """Size of every masked content."""
-        return self._current.parameters * self._current.usual_policy.ring // 8
+        """Size of every content."""
+        return self._way.update_bytes
 
     def problem_with(self, header: UpdateHeader) -> str:
         """What the header alone decides against; empty when it may come."""
-        return check_masked(header.masked, self._current.usual_policy.ring)
+        return self._way.problem_with(header)
 
     def take(self, update: Update, offer: Offer) -> Member | Rejected:
         """Keep an update that fits the policy as a row, or say why it does not count."""
         header, current = update.header, self._current
         if len(update.content) != header.content.size:
             return Rejected(f"{len(update.content)} bytes came of {header.content.size}")
+        if problem := self._way.problem_with_content(update):
+            return Rejected(problem)
         model = current.model
         is_synchronous = current.settings.strategy.name == "fedavg"
         seen = self._pretended(self._rows.free("update") if is_synchronous else [])
@@ -65,7 +67,7 @@ class MaskedUpdates:
             base_digest=header.base_digest,
             lineage=header.lineage,
             count=current.parameters,
-            ring=current.usual_policy.ring,
+            ring=self._way.ring,
             scale=header.scale,
             bits=header.bits,
         )
@@ -90,13 +92,13 @@ class MaskedUpdates:
             staleness_floor=policy.staleness_floor,
             is_damped=current.settings.strategy.name == "fedbuff",
             buckets=current.settings.robust.buckets,
-            most=most_members(policy),
+            most=self._way.most,
         )
 
         def is_ready(chosen: list[Sealed]) -> bool:
             return current.rules.strategy.is_ready(self._pretended(chosen), age_s)
 
-        is_proposed = self._sums.propose("update", terms, is_ready)
+        is_proposed = self._way.propose(terms, is_ready)
         if is_proposed:
             self._since_s = now_s
         return is_proposed

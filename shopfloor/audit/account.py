@@ -213,8 +213,8 @@ class Account:
                 self.say(f"entry {number}: {_named(key)} counts nothing and is folded")
             if report and self._summed.get(report) != update.coefficient:
                 self.say(f"entry {number}: {_named(key)} is in no manifest with this coefficient")
-            if not report and self.charter and self.charter.least.protection == "masked":
-                self.say(f"entry {number}: {_named(key)} was not masked as the charter demands")
+            if not report and self.charter and self.charter.least.protection != "none":
+                self.say(f"entry {number}: {_named(key)} was open, and the charter forbids that")
 
     def _version(self, number: int, entry: VersionNoted) -> None:
         before = self.version
@@ -257,7 +257,8 @@ class Account:
         self._opened.add(entry.number)
         if charter is not None and entry.epoch > charter.epoch:
             self.say(f"entry {number}: a manifest of epoch {entry.epoch}, unknown here")
-        if len(set(entry.helpers)) < 2:
+        recipient = charter.recipient.name if charter and charter.recipient else ""
+        if len(set(entry.helpers)) < 2 and entry.helpers != (recipient,):
             self.say(f"entry {number}: manifest {entry.number} has fewer than two helpers")
         shares = {member.report: member.coefficient for member in entry.members}
         if len(shares) != len(entry.members) or self._summed.keys() & shares.keys():

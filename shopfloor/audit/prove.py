@@ -12,7 +12,7 @@ import msgspec
 
 from wire.audit_entries import Entry, SettledNoted, decode_entry
 from wire.audit_file import LogReader
-from wire.merkle import check_inclusion, consistency_proof, inclusion_proof, leaf_hash, root_of
+from wire.merkle import Tree, check_inclusion, leaf_hash
 
 MAX_PROOFS: Final = 100
 Wanted = Callable[[int, Entry], bool]
@@ -46,10 +46,11 @@ def proofs(stream: BinaryIO, wanted: Wanted) -> list[dict[str, Any]]:
         leaves.append(leaf_hash(data))
         if wanted(number, decode_entry(data)):
             found = [*found[1 - MAX_PROOFS :], (number, data)]
-    root = root_of(leaves)
+    tree = Tree(leaves)
+    root = tree.root()
     made = []
     for number, data in found:
-        path = inclusion_proof(leaves, number)
+        path = tree.inclusion(number)
         check_inclusion(leaves[number], number, len(leaves), path, root)
         made.append(
             {
@@ -72,13 +73,13 @@ def consistency(stream: BinaryIO, earlier: int) -> dict[str, Any]:
       WireError: the file is no exported log.
       ValueError: it has fewer entries.
     """
-    leaves = [leaf_hash(data) for data in LogReader(stream).entries()]
-    path = consistency_proof(leaves, earlier)
+    tree = Tree([leaf_hash(data) for data in LogReader(stream).entries()])
+    path = tree.consistency(earlier)
     return {
         "earlier": earlier,
-        "earlier_root": root_of(leaves[:earlier]).hex(),
-        "size": len(leaves),
-        "root": root_of(leaves).hex(),
+        "earlier_root": tree.root(earlier).hex(),
+        "size": tree.size,
+        "root": tree.root().hex(),
         "path": [node.hex() for node in path],
     }
 

@@ -133,7 +133,7 @@ def _privacy(account: Account) -> Iterator[str]:
 
 def _sums(account: Account) -> Iterator[str]:
     if account.manifests:
-        yield "Sums opened by helpers"
+        yield "Hidden sums that were opened"
         for purpose, count in sorted(account.manifests.items()):
             yield f"  {purpose:20} {count:,}"
 

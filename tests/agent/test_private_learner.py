@@ -1,5 +1,6 @@
 """A whole agent under a private policy: what it waits for, what it sends, when it stops."""
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -8,12 +9,15 @@ import msgspec
 import numpy as np
 import pytest
 
+from agent.asking import Decision
+from agent.conditions import Conditions
 from agent.config import Identity
 from agent.making import Trained, make_update
 from agent.outbox import Outbox
 from agent.own_privacy import open_privacy
 from agent.privacy import FILE_NAME, Ledger, Privacy, PrivacyTable, read_account
 from agent.privacy.cost import cost_of
+from agent.turn import Turn
 from tests.agent.federation import AGENT, POLICY, Federation, feed
 from tests.agent.test_agent_process import (
     Coordinator,
@@ -68,6 +72,24 @@ def test_a_learner_waits_for_its_mark_charges_each_update_and_stops_at_the_budge
         assert bool(cost.sampled) is (policy.privacy == "record")
 
     learning(federation, identity, tmp_path, scenario)
+
+
+def test_an_agent_that_asks_under_privacy_tells_neither_its_loss_nor_how_its_rows_differ(
+    tmp_path: Path,
+) -> None:
+    turn = Turn(tmp_path, 5000, asyncio.Event())
+    turn.on_link(is_up=True, now_s=0.0)
+    turn.made(Decision("train"), ("0" * 16, 1), 0.25, 0.0)
+    rows = np.random.default_rng(0).standard_normal((5000, 3)).astype(np.float32)
+    told = []
+    for at, is_private in enumerate((False, True, True)):
+        turn.wish(1, 5000, bytes(32), lambda: rows, is_private=is_private)
+        turn.on_link(is_up=False, now_s=1000.0 * at)
+        turn.on_link(is_up=True, now_s=1000.0 * at)
+        asked = turn.next_ask(Conditions(), 1000.0 * at)
+        assert asked is not None
+        told.append((asked.loss, len(asked.novelty), asked.examples))
+    assert told == [(0.25, 64, 5000), (None, 0, 5000), (None, 0, 5000)]
 
 
 def test_an_update_that_was_not_charged_can_not_be_made(

@@ -4,9 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.attacks import colluding, hostile, tampering
-from benchmarks.attacks.consortium import BASE, Report, SeedNumbers
-from benchmarks.attacks.hostile import Attempt, Scene, scene_in
+from benchmarks.attacks import cohorts, colluding, hostile, tampering
+from benchmarks.attacks.consortium import BASE, SeedNumbers
+from benchmarks.attacks.hostile import Attempt
+from benchmarks.attacks.reports import Report
+from benchmarks.attacks.scene import Scene, scene_in
 from benchmarks.attacks.verdicts import Expected
 from wire.chunks import sha256
 
@@ -37,6 +39,10 @@ def test_what_was_changed_or_sent_again_is_refused(
 ) -> None:
     for finding in tampering.finding(change, defence, claim, tmp_path):
         assert finding.holds, finding
+
+
+def test_counts_of_a_site_that_is_in_one_of_two_sums_are_their_difference(tmp_path: Path) -> None:
+    assert cohorts.finding(1, tmp_path).outcome == "succeeds"  # docs/privacy.md says so
 
 
 REASONS: list[tuple[Callable[[Scene], Attempt], str]] = [

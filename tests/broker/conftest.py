@@ -27,6 +27,7 @@ CLIENTS = (
     "press-2",
     "coordinator",
     "enrolment",
+    "notary",
     "observer",
     "administrator",
     "newcomer",
@@ -262,6 +263,7 @@ def guarded(make_broker: MakeBroker, repository: Path) -> Callable[[Guard], Real
                 allow_watcher(running[guard])
                 for agent in AGENTS:
                     assert enrol(running[guard], repository, "add", agent) == ""
+                assert enrol(running[guard], repository, "add-helper", "notary") == ""
         return running[guard]
 
     return broker

@@ -35,6 +35,15 @@ TREE = {
     "coordinator's state": TOPICS.coordinator_state,
     "head": TOPICS.head,
     "list of revoked": TOPICS.revoked,
+    "charter": TOPICS.charter,
+    "a helper's questions": TOPICS.helper_ask("notary"),
+    "a helper's answers": TOPICS.helper_answer("notary"),
+    "a helper's state": TOPICS.helper_state("notary"),
+    "a helper's masks": TOPICS.helper_masks("notary", DIGEST, 0),
+    "another helper's questions": TOPICS.helper_ask("union"),
+    "another helper's answers": TOPICS.helper_answer("union"),
+    "answers of an agent as of a helper": TOPICS.helper_answer("press-1"),
+    "answers of a helper called coordinator": TOPICS.helper_answer("coordinator"),
     "chunk of the bundle": TOPICS.bundle(DIGEST, 0),
     "chunk of a model": TOPICS.model(DIGEST, 0),
     "below an ask": f"{TOPICS.ask('press-1')}/more",
@@ -60,7 +69,13 @@ TREE = {
 }
 """Every kind of topic under the root, and what is near it; `own` is press-1's."""
 
-_PUBLISHED_FOR_ALL = {"coordinator's state", "head", "chunk of the bundle", "chunk of a model"}
+_PUBLISHED_FOR_ALL = {
+    "coordinator's state",
+    "charter",
+    "head",
+    "chunk of the bundle",
+    "chunk of a model",
+}
 _READ_BY_ALL = _PUBLISHED_FOR_ALL | {"list of revoked"}
 _NAMED_LIKE_COORDINATOR = {name for name in TREE if name.endswith("called coordinator")}
 _NAMED_LIKE_ENROLMENT = {name for name in TREE if name.endswith("called enrolment")}
@@ -68,6 +83,10 @@ _NAMED_LIKE_OBSERVER = {name for name in TREE if name.endswith("called observer"
 _UNDER_THE_ROOT = {
     name for name, topic in TREE.items() if f"{topic}/".startswith(f"{TOPICS.base}/")
 }
+_QUESTIONS = {"a helper's questions", "another helper's questions"}
+_SAID_BY_ITSELF = {"a helper's answers", "a helper's state"}
+_OF_HELPERS = {name for name, topic in TREE.items() if topic.startswith(f"{TOPICS.base}/helper/")}
+_READ_BY_HELPERS = {"charter", "head", "list of revoked"}
 _INBOXES = {"own inbox", "another's inbox"}
 _RENEWALS = {"own renewal", "another's renewal", "renewal of an agent called enrolment"}
 _RENEWED = {"own renewed", "another's renewed"}
@@ -91,7 +110,8 @@ WRITES: dict[str, set[str]] = {
         "own ask",
         "own renewal",
     },
-    "coordinator": _PUBLISHED_FOR_ALL | _INBOXES,
+    "coordinator": _PUBLISHED_FOR_ALL | _INBOXES | _QUESTIONS,
+    "notary": _SAID_BY_ITSELF | {"a helper's masks"},
     "enrolment": _RENEWED | {"list of revoked"},
     "observer": set(),
     "newcomer": set(),
@@ -99,7 +119,8 @@ WRITES: dict[str, set[str]] = {
 }
 READS: dict[str, set[str]] = {
     "press-1": _READ_BY_ALL | {"own inbox", "own state", "own renewed"},
-    "coordinator": _READ_BY_ALL | _FROM_AGENTS,
+    "coordinator": _READ_BY_ALL | _FROM_AGENTS | _OF_HELPERS,
+    "notary": _SAID_BY_ITSELF | _READ_BY_HELPERS | {"a helper's questions"},
     "enrolment": _RENEWALS,
     "observer": _UNDER_THE_ROOT,
     "newcomer": _READ_BY_ALL,
@@ -108,8 +129,12 @@ READS: dict[str, set[str]] = {
 
 
 def may_write(guard: Guard, user: str) -> set[str]:
-    """Names of the topics on which `user` may publish."""
-    return WRITES[user]
+    """Names of the topics on which `user` may publish.
+
+    The file has the lines of helpers for everybody's own name; nobody listens to an agent there.
+    """
+    own = {"answers of an agent as of a helper"} if (guard, user) == ("acl", "press-1") else set()
+    return WRITES[user] | own
 
 
 def may_read(guard: Guard, user: str) -> set[str]:
@@ -126,6 +151,8 @@ def may_read(guard: Guard, user: str) -> set[str]:
             "observer": _NAMED_LIKE_OBSERVER,
         }
         # A `pattern` line holds for every user: what all agents read, the authority may read too.
-        more = _READ_BY_ALL if user == "enrolment" else set()
+        more = _READ_BY_ALL if user in ("enrolment", "notary") else set()
+        if user == "press-1":
+            more = {"answers of an agent as of a helper"}
         return READS[user] - named_like.get(user, set()) | more
     return set() if user in {"newcomer", "administrator"} else READS[user]

@@ -240,5 +240,6 @@ def test_the_bridge_speaks_for_its_own_agents_and_for_nobody_else(
         "chunk of a model",
         "coordinator's state",
         "list of revoked",
+        "charter",
     }
     assert heard == (what in published_for_all | {"own inbox", "own renewed"})

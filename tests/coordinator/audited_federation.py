@@ -44,14 +44,16 @@ class Audited:
         self.heads = [self.federation.head_envelope]
         self.now_s = 0.0
 
-    def round(self, seed: int) -> None:
+    def round(self, seed: int, lineage: int = 0) -> None:
         """One update of each agent, and reports about what the head names then."""
         random = np.random.default_rng(seed)
         for site in self.sites.values():
             delta = random.integers(-20, 21, P).astype(np.int8)
             weight = int(random.integers(5, 200))
             spent = Spent(gaussian=0.25 * site.sequence + 0.25, releases=site.sequence + 1)
-            update = site.update(self.federation.head.train, delta, weight=weight, spent=spent)
+            update = site.update(
+                self.federation.head.train, delta, weight=weight, spent=spent, lineage=lineage
+            )
             self.now_s += 1
             self.federation.commit([update], self.now_s)
             self.keep_head()

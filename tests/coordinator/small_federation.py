@@ -73,7 +73,7 @@ def bundle_bytes(federation: str = FEDERATION, author: PrivateKey = AUTHOR_KEY) 
     return write_bundle(MANIFEST, files, federation, author)
 
 
-def trust(k_min: int = 1) -> Trust:
+def trust(k_min: int = 1, **changes: Any) -> Trust:
     charter = Charter(
         federation=FEDERATION,
         epoch=1,
@@ -82,12 +82,14 @@ def trust(k_min: int = 1) -> Trust:
         author_keys=(AUTHOR_KEY.public.raw,),
         k_min=k_min,
     )
+    charter = msgspec.structs.replace(charter, **changes)
     envelope = seal(charter, federation=FEDERATION, signer=ROOT, counter=1, key=ROOT_KEY)
     return read_charter(envelope, ROOT_KEY.public)
 
 
-def identity(k_min: int = 1, source: Path = Path("coordinator.toml")) -> Identity:
-    trusted, data = trust(k_min), bundle_bytes()
+def identity(k_min: int = 1, source: Path = Path("coordinator.toml"), **changes: Any) -> Identity:
+    """The coordinator's; `changes` replace fields of the charter."""
+    trusted, data = trust(k_min, **changes), bundle_bytes()
     bundle = read_bundle(data, trusted)
     return Identity(source, trusted, COORDINATOR_KEY, bundle, data, bundle.weights)
 
@@ -106,8 +108,11 @@ def open_federation(
     policy: str = POLICY,
     k_min: int = 1,
     chunk_bytes: int = 120_000,
+    **changes: Any,
 ) -> Federation:
-    return Federation(store, settings(toml, policy, chunk_bytes), identity(k_min), 0.0)
+    """A federation on this store; `changes` replace fields of the charter."""
+    who = identity(k_min, **changes)
+    return Federation(store, settings(toml, policy, chunk_bytes), who, 0.0)
 
 
 def enrol(store: Store, agent: str, site: str) -> None:

@@ -116,6 +116,18 @@ def test_proofs_are_printed_that_verify_by_the_standard_alone(
         assert f"the log of {lived.size:,} entries has no" in capsys.readouterr().err
 
 
+def test_an_export_beside_a_coordinator_that_writes_is_the_log_as_of_its_last_decision(
+    lived: Lived, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(Store(lived.database)) as store, store.transaction():
+        store.audit.note_decision(4, 0, "kept back", "under way")
+        store.audit.write()
+        out = lived.export()
+    assert f"{lived.size:,} entries, root " in capsys.readouterr().out
+    assert main(["audit", "verify", str(out), "--root", lived.plant.root.raw.hex()]) == 0
+    assert "under way" not in capsys.readouterr().out
+
+
 def test_a_log_that_was_tampered_with_on_the_disk_is_not_exported(
     lived: Lived, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -39,7 +39,7 @@ from wire.audit_entries import (
 from wire.chunks import sha256
 from wire.codec import open_envelope, parse_body, seal
 from wire.errors import MalformedError
-from wire.merkle import leaf_hash, root_of
+from wire.merkle import Tree, leaf_hash
 from wire.messages import Head, Manifest, ManifestMember
 from wire.trust import COORDINATOR
 
@@ -90,7 +90,7 @@ def test_every_head_is_signed_over_the_log_before_it_and_recorded_after(
     for envelope in federation.heads:
         head = parse_body(open_envelope(envelope, "head"), Head)
         assert head.log is not None
-        assert head.log.root == root_of(leaves[: head.log.size])
+        assert head.log.root == Tree(leaves).root(head.log.size)
         noted = decode_entry(stored[head.log.size])
         assert noted == HeadNoted(0, head.sequence, sha256(envelope))
 
@@ -98,7 +98,7 @@ def test_every_head_is_signed_over_the_log_before_it_and_recorded_after(
 def test_the_tree_in_the_file_is_that_of_the_entries(federation: Audited) -> None:
     leaves = [leaf_hash(entry) for entry in entries(federation.store)]
     tree = load_tree(vars(federation.store)["_db"])
-    assert (tree.size, tree.root) == (len(leaves), root_of(leaves))
+    assert (tree.size, tree.root) == (len(leaves), Tree(leaves).root())
     assert federation.store.audit.tree.root == tree.root
 
 
@@ -170,7 +170,7 @@ def test_a_decision_that_fails_leaves_no_entry_and_the_next_one_follows_the_old_
     federation.commit([broken], 2.0)
     stored = entries(store)
     assert stored[: len(before)] == before
-    assert store.audit.tree.root == root_of([leaf_hash(entry) for entry in stored])
+    assert store.audit.tree.root == Tree([leaf_hash(entry) for entry in stored]).root()
 
 
 def test_an_entry_outside_a_transaction_is_refused(store: Store) -> None:
@@ -235,7 +235,7 @@ def test_a_killed_coordinator_has_a_log_that_leads_to_its_root(tmp_path: Path) -
     process.communicate()
     with closing(Store(path)) as store:
         stored = entries(store)
-        assert store.audit.tree.root == root_of([leaf_hash(entry) for entry in stored])
+        assert store.audit.tree.root == Tree([leaf_hash(entry) for entry in stored]).root()
         known = store.counts()
         noted = sum(isinstance(entry, UpdateNoted) for entry in said(store))
         assert noted == sum(known.values()) - known["duplicates"] >= 6

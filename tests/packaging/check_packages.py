@@ -28,6 +28,7 @@ ROOTS = (
 CONFFILES = {
     *("/etc/journeyman/README", "/etc/journeyman/agent.toml.example"),
     *("/etc/journeyman/coordinator.toml.example", "/etc/journeyman/bridge.toml.example"),
+    "/etc/journeyman/helper.toml.example",
 }
 PROGRAMS = {
     *("journeyman", "journeyman-agent", "journeyman-coordinator", "journeyman-helper"),

@@ -14,17 +14,21 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from agent.privacy.accounting import epsilon_of
+from coordinator.audit_export import write_log
+from coordinator.federation import Federation
 from shopfloor.audit.account import Account
 from shopfloor.audit.check import Checked, check_log
 from shopfloor.audit.compare import Comparison, compare, in_words, sizes_of
 from shopfloor.audit.words import summary
-from tests.coordinator.audited_federation import Audited, heads_of, lived
+from tests.coordinator.audited_federation import TOML, Audited, heads_of, lived
 from tests.coordinator.small_federation import (
     AUTHOR_KEY,
     COORDINATOR_KEY,
     ENROLMENT_KEY,
     FEDERATION,
     ROOT_KEY,
+    identity,
+    settings,
 )
 from wire.audit_entries import (
     AgentNoted,
@@ -42,11 +46,12 @@ from wire.audit_entries import (
 )
 from wire.audit_file import LOG_LINE, LogOpening, LogReader, LogWriter
 from wire.codec import seal
+from wire.database import open_database
 from wire.errors import SignatureError, WireError
 from wire.merkle import Frontier, leaf_hash
 from wire.messages import Charter, Spent, TreeHead
 from wire.signing import PrivateKey
-from wire.trust import ROOT
+from wire.trust import ROOT, read_charter
 
 Edit = Callable[[list[bytes]], list[bytes]]
 
@@ -415,6 +420,31 @@ def test_heads_before_a_recovery_that_the_root_signed_are_no_split_view(
     result = compare(replace(checked), [heads_of("press-2", two.collected)])
     assert {finding.kind for finding in result.findings} == {"recovery"}
     assert len(result.findings) == len(two.collected) - common
+
+
+def test_heads_under_an_earlier_coordinator_key_still_count_after_a_new_charter(
+    tmp_path: Path,
+) -> None:
+    made = lived(tmp_path / "coordinator.db", rounds=2)
+    old, key = identity(2), PrivateKey(bytes([9] * 32))
+    envelope = charter(coordinator_key=key.public.raw, recovery=1)
+    renewed = replace(old, trust=read_charter(envelope, ROOT_KEY.public), key=key)
+    made.federation = Federation(made.store, settings(TOML), renewed, made.now_s)
+    made.keep_head()
+    for site in made.sites.values():
+        site.sequence += 50
+    made.round(3, lineage=made.federation.head.lineage)
+    stream = io.BytesIO()
+    with closing(open_database(made.path, "", durable=True)) as database:
+        write_log(database, stream, renewed, ROOT_KEY.public.raw)
+    exported = Exported(stream.getvalue(), [], [], made.heads)
+    result = compared(exported, press=made.heads)
+    assert result.findings == []
+    assert result.prefixes == len(made.heads)
+    words = summary(check(exported.data), is_pinned=True)
+    assert "epoch 2" in words
+    assert "recovery 1" in words
+    made.store.close()
 
 
 def test_heads_that_the_coordinator_did_not_sign_count_for_nothing(exported: Exported) -> None:

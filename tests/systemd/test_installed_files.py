@@ -67,19 +67,21 @@ def test_the_services_that_the_readme_enables_start_at_boot(
         "journeyman-agent@paint.service",
         "journeyman-coordinator.service",
         "journeyman-coordinator-web.service",
+        "journeyman-helper.service",
         "journeyman-bridge@press.service",
     }
     together = {path.name for path in (etc / "systemd/system/journeyman.target.wants").iterdir()}
     assert together == at_boot - {"journeyman.target"}
 
 
-def test_the_coordinator_gets_the_user_that_its_units_name(
-    systemd_analyze_program: str, repository: Path, tmp_path: Path
+@pytest.mark.parametrize("service", ["coordinator", "helper"])
+def test_a_service_gets_the_user_that_its_unit_names(
+    systemd_analyze_program: str, repository: Path, tmp_path: Path, service: str
 ) -> None:
     file = repository / "systemd/journeyman.sysusers.conf"
     where = f"--root={tmp_path}"  # the user may exist on this machine
     said = _run(systemd_analyze_program, "systemd-sysusers", "--dry-run", where, str(file))
-    unit = (repository / "systemd/journeyman-coordinator.service").read_text()
+    unit = (repository / f"systemd/journeyman-{service}.service").read_text()
     (user,) = re.findall(r"^User=(.*)$", unit, re.MULTILINE)
     assert f"Creating user '{user}'" in said
 
@@ -119,6 +121,6 @@ def test_secrets_that_units_load_are_those_that_tmpfiles_protects(repository: Pa
     protected = set(re.findall(r"^z /etc/journeyman/\*(\.\w+) 0600 ", rules, re.MULTILINE))
     texts = [path.read_text() for path in (*folder.glob("*.service"), *folder.glob("drop-ins/*"))]
     loaded = re.findall(r"^LoadCredential=\S+?:(\S+)$", "\n".join(texts), re.MULTILINE)
-    assert len(loaded) == 6
+    assert len(loaded) == 8
     assert {Path(name).suffix for name in loaded} == protected
     assert {Path(name).parent for name in loaded} == {Path("/etc/journeyman")}

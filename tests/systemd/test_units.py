@@ -20,6 +20,7 @@ SERVICES = (
     *AGENTS,
     "journeyman-coordinator.service",
     "journeyman-coordinator-web.service",
+    "journeyman-helper.service",
     BRIDGE,
 )
 UNITS = (*SERVICES, "journeyman.target", "journeyman.slice")
@@ -27,12 +28,13 @@ REMOVABLE = "memory-deny-write-execute.conf"
 MODULES = {
     "journeyman-agent": "agent.main",
     "journeyman-coordinator": "coordinator.main",
+    "journeyman-helper": "coordinator.helper.main",
     "journeyman-bridge": "firmware_bridge.main",
 }
 DROP_INS = (
     *(("serial.conf", agent) for agent in AGENTS),
     *(("bridge.conf", agent) for agent in AGENTS),
-    *(("broker-secrets.conf", service) for service in SERVICES[:3]),
+    *(("broker-secrets.conf", service) for service in (*SERVICES[:3], "journeyman-helper.service")),
     ("web-token.conf", "journeyman-coordinator-web.service"),
 )
 

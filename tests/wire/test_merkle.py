@@ -13,13 +13,10 @@ from wire.errors import MalformedError
 from wire.merkle import (
     EMPTY_ROOT,
     Frontier,
+    Tree,
     check_consistency,
     check_inclusion,
-    consistency_proof,
-    frontier_of,
-    inclusion_proof,
     leaf_hash,
-    root_of,
 )
 
 LEAVES = [
@@ -89,19 +86,19 @@ def naive_root(entries: list[bytes]) -> bytes:
 
 @pytest.mark.parametrize("size", range(9))
 def test_roots_are_those_of_certificate_transparency(size: int) -> None:
-    assert root_of(LEAVES[:size]).hex() == ROOTS[size]
+    assert Tree(LEAVES).root(size).hex() == ROOTS[size]
 
 
 @pytest.mark.parametrize(("index", "size"), INCLUSION)
 def test_inclusion_proofs_are_those_of_certificate_transparency(index: int, size: int) -> None:
-    proof = inclusion_proof(LEAVES[:size], index)
+    proof = Tree(LEAVES[:size]).inclusion(index)
     assert [node.hex() for node in proof] == INCLUSION[index, size]
     check_inclusion(LEAVES[index], index, size, proof, bytes.fromhex(ROOTS[size]))
 
 
 @pytest.mark.parametrize(("earlier", "size"), CONSISTENCY)
 def test_consistency_proofs_are_those_of_certificate_transparency(earlier: int, size: int) -> None:
-    proof = consistency_proof(LEAVES[:size], earlier)
+    proof = Tree(LEAVES[:size]).consistency(earlier)
     assert [node.hex() for node in proof] == CONSISTENCY[earlier, size]
     old, new = bytes.fromhex(ROOTS[earlier]), bytes.fromhex(ROOTS[size])
     check_consistency(earlier, old, size, new, proof)
@@ -114,7 +111,8 @@ def test_appending_one_by_one_gives_the_root_of_the_naive_tree(entries: list[byt
         assert frontier.root == naive_root(entries[:number])
         frontier = frontier.add(leaf_hash(entry))
         assert len(frontier.peaks) == (number + 1).bit_count()
-    assert frontier.root == naive_root(entries)
+    tree = Tree([leaf_hash(entry) for entry in entries])
+    assert frontier.root == tree.root() == naive_root(entries)
 
 
 @given(st.data())
@@ -125,8 +123,8 @@ def test_every_proof_of_every_tree_verifies_and_no_other_leaf_root_or_place_does
     leaves = [leaf_hash(bytes([number])) for number in range(size)]
     index = data.draw(st.integers(0, size - 1))
     earlier = data.draw(st.integers(0, size))
-    root, old = root_of(leaves), root_of(leaves[:earlier])
-    proof, consistency = inclusion_proof(leaves, index), consistency_proof(leaves, earlier)
+    root, old = Tree(leaves).root(), Tree(leaves).root(earlier)
+    proof, consistency = Tree(leaves).inclusion(index), Tree(leaves).consistency(earlier)
     check_inclusion(leaves[index], index, size, proof, root)
     check_consistency(earlier, old, size, root, consistency)
     for wrong in (
@@ -139,7 +137,7 @@ def test_every_proof_of_every_tree_verifies_and_no_other_leaf_root_or_place_does
     ):
         with pytest.raises(MalformedError):
             check_inclusion(*wrong)
-    other = root_of([*leaves[:-1], leaf_hash(b"other")])
+    other = Tree([*leaves[:-1], leaf_hash(b"other")]).root()
     for claim in (
         (earlier, old, size, other, consistency),
         (earlier, leaf_hash(b"other"), size, root, consistency),
@@ -158,16 +156,19 @@ def test_every_proof_of_every_tree_verifies_and_no_other_leaf_root_or_place_does
 def test_a_fork_has_no_consistency_proof_from_either_branch() -> None:
     ours = [*LEAVES[:5], leaf_hash(b"ours")]
     theirs = [*LEAVES[:5], leaf_hash(b"theirs"), *LEAVES[5:]]
-    proof = consistency_proof(theirs, len(ours))
+    proof = Tree(theirs).consistency(len(ours))
     with pytest.raises(MalformedError, match="does not show"):
-        check_consistency(len(ours), root_of(ours), len(theirs), root_of(theirs), proof)
+        check_consistency(len(ours), Tree(ours).root(), len(theirs), Tree(theirs).root(), proof)
 
 
 def test_a_frontier_that_does_not_fit_its_size_and_places_that_are_not_there_are_refused() -> None:
     with pytest.raises(MalformedError, match="subtrees"):
         Frontier(3, (bytes(32),))
     with pytest.raises(ValueError, match="no leaf 8"):
-        inclusion_proof(LEAVES, 8)
+        Tree(LEAVES).inclusion(8)
     with pytest.raises(ValueError, match="no beginning of 9"):
-        consistency_proof(LEAVES, 9)
-    assert frontier_of(LEAVES) == Frontier(8, (bytes.fromhex(ROOTS[8]),))
+        Tree(LEAVES).consistency(9)
+    frontier = Frontier()
+    for leaf in LEAVES:
+        frontier = frontier.add(leaf)
+    assert frontier == Frontier(8, (bytes.fromhex(ROOTS[8]),))

@@ -5,6 +5,9 @@ signed by whom it should be signed.
 """
 
 import asyncio
+import functools
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +56,16 @@ NAMES = ("notary", "union", "insurer")
 SITES = ("north", "south", "east", "west", "hill")
 
 
+@functools.cache
+def made_once() -> "tempfile.TemporaryDirectory[str]":
+    """Keys and empty stores, to be copied: making them waits for the disk a dozen times."""
+    made = tempfile.TemporaryDirectory(prefix="journeyman-helpers-")
+    for name in NAMES:
+        folder = Path(made.name) / name
+        make_store(folder, make_helper(folder, name))
+    return made
+
+
 @dataclass(frozen=True)
 class Gateway:
     """An agent with its credential."""
@@ -95,8 +108,7 @@ class Trial:
         self.offices: dict[str, Office] = {}
         for name in NAMES:
             folder = self.directory / name
-            public = make_helper(folder, name)
-            make_store(folder, public)
+            shutil.copytree(Path(made_once().name) / name, folder)
             files = (folder / f"{name}.signing.key", folder / f"{name}.sealing.key")
             self.keys[name] = read_keys(name, *files)
         self.charter = Charter(
@@ -138,7 +150,7 @@ class Trial:
     def gateway(self, name: str, site: str, serial: int = 1) -> Gateway:
         key = PrivateKey.generate()
         said = Credential(agent=name, site=site, public_key=key.public.raw, serial=serial)
-        return Gateway(name, key, self._sealed(said, "enrolment", self.enrolment), site)
+        return Gateway(name, key, self.sealed_as(said, "enrolment", self.enrolment), site)
 
     def update(
         self,
@@ -205,7 +217,7 @@ class Trial:
         integers: Any = (),
     ) -> Report:
         """Sign a header, whatever it says."""
-        envelope = self._sealed(header, gateway.name, gateway.key)
+        envelope = self.sealed_as(header, gateway.name, gateway.key)
         entry = Entry(sha256(envelope), gateway.name, gateway.site)
         if isinstance(header, UpdateHeader):
             entry = Entry(entry.report, entry.agent, entry.site, header.weight, header.base_version)
@@ -218,7 +230,7 @@ class Trial:
     # The coordinator
 
     def say(self, message: Message, key: PrivateKey | None = None) -> bytes:
-        return self._sealed(message, "coordinator", key or self.coordinator)
+        return self.sealed_as(message, "coordinator", key or self.coordinator)
 
     def show(
         self, name: str, reports: Sequence[Report], bases: Sequence[Base] = (BASE,)
@@ -287,7 +299,7 @@ class Trial:
 
     def sealed_by(self, name: str, message: Message) -> bytes:
         """What a helper says, signed."""
-        return self._sealed(message, name, self.keys[name].signing)
+        return self.sealed_as(message, name, self.keys[name].signing)
 
     def endorsed(self, manifest: Manifest, names: Sequence[str]) -> tuple[bytes, list[bytes]]:
         """The manifest's envelope, and endorsements of it."""
@@ -318,7 +330,8 @@ class Trial:
         assert isinstance(opening, Opening), opening.reason
         return asyncio.run(Answers().of(opening, no_beat))
 
-    def _sealed(self, message: Message, signer: str, key: PrivateKey) -> bytes:
+    def sealed_as(self, message: Message, signer: str, key: PrivateKey) -> bytes:
+        """Signed by whoever has this key, under any name."""
         number = self.counter.next()
         return seal(message, federation=FEDERATION, signer=signer, counter=number, key=key)
 

@@ -195,7 +195,8 @@ class Trial:
         return self.desk.endorse(question.manifest)
 
     def show(self, question: Question) -> None:
-        shown = Examine(reports=question.reports, credentials=question.credentials)
+        headers, credentials = zip(*question.shown, strict=True)
+        shown = Examine(reports=headers, credentials=credentials)
         self.desk.examine(self.signed(shown, "coordinator", self.coordinator))
 
     def forged(self, question: Question, **others: Any) -> Question:
@@ -203,7 +204,7 @@ class Trial:
         manifest = self.manifest(question)
         body = msgspec.structs.replace(manifest, **others)
         envelope = self.signed(body, "coordinator", self.coordinator)
-        return Question(envelope, question.reports, question.credentials, question.ciphertexts)
+        return Question(envelope, question.shown, question.ciphertexts)
 
     def manifest(self, question: Question) -> Manifest:
         return parse_body(open_envelope(question.manifest, "manifest"), Manifest)

@@ -99,11 +99,9 @@ def test_an_update_under_a_second_header_is_still_the_same(trial: Trial) -> None
         ManifestMember(report=new.report, coefficient=member.coefficient)
         for new, member in zip(again, trial.manifest(question).members, strict=True)
     )
-    reports = tuple(each.envelope for each in again)
+    shown = tuple((each.envelope, each.identity.credential_envelope) for each in again)
     forged = trial.forged(question, number=2, members=renamed)
-    refused = trial.ask(
-        Question(forged.manifest, reports, question.credentials, question.ciphertexts)
-    )
+    refused = trial.ask(Question(forged.manifest, shown, question.ciphertexts))
     assert "promised to another sum" in refused.reason
 
 
@@ -191,14 +189,8 @@ def test_a_member_of_another_kind_is_refused(
     members = trial.manifest(question).members
     named = (msgspec.structs.replace(members[0], report=odd.report), *members[1:])
     forged = trial.forged(question, members=named)
-    answer = trial.ask(
-        Question(
-            forged.manifest,
-            (odd.envelope, *question.reports),
-            question.credentials,
-            question.ciphertexts,
-        )
-    )
+    shown = ((odd.envelope, odd.identity.credential_envelope), *question.shown)
+    answer = trial.ask(Question(forged.manifest, shown, question.ciphertexts))
     assert not answer.accepted
     assert reason in answer.reason
 

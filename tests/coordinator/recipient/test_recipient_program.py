@@ -1,0 +1,183 @@
+"""A real coordinator and a real recipient on a real broker: encrypted updates become a version."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+pytest.importorskip("tenseal", reason='the extra "journeyman[he]" is not installed')
+
+from agent.config import Identity
+from agent.wrapping import wrap
+from coordinator.ingest import Update
+from tests.coordinator.conftest import AGENTS, Broker, Plant
+from tests.coordinator.scripted_agent import Floor, floor
+from tests.coordinator.small_federation import FEDERATION, PARAMS, SCALE, P
+from wire.chunks import describe
+from wire.keys import read_federation, replace_charter
+from wire.messages import Head, Recipient, UpdateHeader
+from wire.signing import read_private_key
+from wire.tensors import flatten, read_params
+from wire.trust import read_credential
+
+NAME, WEIGHTS = "auditor", {"press-1": 10, "press-2": 20, "mill-1": 15}
+CONFIG = """\
+[recipient]
+name = "auditor"
+state_dir = "recipient-state"
+
+[trust]
+root = "{root}"
+charter = "keys/charter.jm"
+signing_key = "recipient/auditor.signing.key"
+bfv_key = "recipient/auditor.bfv.key"
+context = "recipient/auditor.context"
+
+[broker]
+port = {port}
+"""
+
+
+class Place:
+    """The plant's folder with a recipient, whose process may be killed."""
+
+    def __init__(self, plant: Plant) -> None:
+        self.plant, self.folder = plant, plant.directory
+        made = self.command("keys", NAME, "--out", str(self.folder / "recipient"))
+        assert made.returncode == 0, made.stderr
+        file = self.folder / "recipient" / f"{NAME}.recipient"
+        recipient = msgspec.json.decode(file.read_bytes(), type=Recipient)
+        charter = read_federation(plant.keys)[2].charter
+        changed = msgspec.structs.replace(charter, epoch=2, k_min=2, recipient=recipient)
+        replace_charter(plant.keys, changed)
+        self.config = self.folder / "recipient.toml"
+        self.config.write_text(CONFIG.format(root=plant.root.raw.hex(), port=plant.port))
+        plant.configure("[strategy]\ngoal = 3\n[gate]\nquorum = 3\n", 'protection = "encrypted"\n')
+        text = plant.config.read_text()
+        key = 'key = "keys/coordinator.key"\n'
+        plant.config.write_text(
+            text.replace(key, key + 'sealing_key = "keys/coordinator.sealing.key"\n')
+        )
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def command(self, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+        program = [sys.executable, "-m", "coordinator.helper.main", "recipient", *arguments]
+        return subprocess.run(program, capture_output=True, check=False, timeout=60)
+
+    def start(self) -> subprocess.Popen[bytes]:
+        program = [sys.executable, "-m", "coordinator.helper.main", "recipient", "run"]
+        with (self.folder / "recipient.log").open("ab") as log:
+            process = subprocess.Popen([*program, str(self.config)], stdout=log, stderr=log)
+        self.processes.append(process)
+        return process
+
+    def update(self, agent: str, head: Head, sequence: int) -> Update:
+        keys, base = self.plant.keys, head.train
+        trust = read_federation(keys)[2]
+        envelope = (keys / f"{agent}.credential").read_bytes()
+        key = read_private_key(keys / f"{agent}.key")
+        context = (self.folder / "recipient" / f"{NAME}.context").read_bytes()
+        identity = Identity(trust, read_credential(envelope, trust), envelope, key, context)
+        integers = integers_of(agent, sequence)
+        update = ("0123456789abcdef", sequence)
+        wrapped = wrap(integers, head.policy, identity, update, base.content.digest)
+        header = UpdateHeader(
+            agent=agent,
+            incarnation=update[0],
+            sequence=sequence,
+            lineage=head.lineage,
+            base_version=base.version,
+            base_digest=base.content.digest,
+            examples=WEIGHTS[agent],
+            weight=WEIGHTS[agent],
+            scale=head.policy.scale,
+            bits=head.policy.bits,
+            content=describe(wrapped.content),
+            encrypted=wrapped.context,
+        )
+        return Update(header, wrapped.content)
+
+
+def integers_of(agent: str, sequence: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    return np.random.default_rng([sequence, *agent.encode()]).integers(-127, 127, P)
+
+
+@pytest.fixture
+def place(plant: Plant, broker: Broker) -> Iterator[Place]:
+    made = Place(plant)
+    yield made
+    for process in made.processes:
+        process.kill()
+        process.wait()
+    assert broker.process is not None
+
+
+async def offered(seen: Floor, place: Place, sequence: int, version: int) -> None:
+    head = await seen.head(version)
+    for agent in AGENTS:
+        await seen.offer(place.update(agent, head, sequence))
+    for agent in AGENTS:
+        await seen.receipt(agent, "committed", sequence)
+
+
+def test_the_programs_make_the_version_that_the_plain_sum_makes(place: Place) -> None:
+    async def main() -> bytes:
+        async with floor(place.plant.port, place.plant.keys) as seen:
+            place.plant.start()
+            await seen.head()
+            for agent in AGENTS:
+                await seen.birth(agent)
+            first = place.start()
+            await offered(seen, place, 1, 0)
+            await seen.head(version=1)
+            first.kill()  # with everything that it holds in memory
+            first.wait()
+            await offered(seen, place, 2, 1)
+            place.start()
+            head = await seen.head(version=2)
+            for agent in AGENTS:
+                await seen.receipt(agent, "folded", 2)
+            return seen.content("model", head.train.content)
+
+    data = asyncio.run(main())
+    expected = flatten(PARAMS)
+    for sequence in (1, 2):
+        total = sum(weight * integers_of(agent, sequence) for agent, weight in WEIGHTS.items())
+        step = np.multiply(total, SCALE / sum(WEIGHTS.values()), dtype=np.float64)
+        expected = (expected + step).astype(np.float32)
+    shapes = [(name, tensor.shape) for name, tensor in PARAMS.items()]
+    assert np.array_equal(flatten(read_params(data, shapes)), expected)
+
+
+def test_check_says_whether_the_charter_names_this_recipient(place: Place) -> None:
+    well = place.command("check", str(place.config))
+    assert (well.returncode, well.stderr) == (0, b"")
+    assert f"federation {FEDERATION} names {NAME}".encode() in well.stdout
+    charter = read_federation(place.plant.keys)[2].charter
+    replace_charter(place.plant.keys, msgspec.structs.replace(charter, epoch=3, recipient=None))
+    unwell = place.command("check", str(place.config))
+    assert unwell.returncode == 1
+    assert b"the charter names no recipient" in unwell.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('name = "auditor"', 'name = "a/b"', "recipient.name"),
+        ('host = "127.0.0.1"', 'host = " "', "broker.host"),
+        ("auditor.bfv.key", "auditor.context", "trust.bfv_key"),
+        ("[broker]", "[broker]\nhots = 1", "hots"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_key(place: Place, old: str, new: str, said: str) -> None:
+    text = place.config.read_text().replace("[broker]", '[broker]\nhost = "127.0.0.1"')
+    place.config.write_text(text.replace(old, new))
+    ran = place.command("run", str(place.config))
+    assert ran.returncode == 2
+    assert said.encode() in ran.stderr
+    assert Path(place.config).name.encode() in ran.stderr
