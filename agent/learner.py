@@ -205,7 +205,7 @@ class Learner:
             self._rows(adopted),
             head.bundle.digest,
             lambda: adopted.examples(self._training_rows(adopted)).inputs,
-            is_private=head.policy.privacy != "none",
+            is_private=(head.policy.privacy, head.policy.protection) != ("none", "none"),
         )
         return decision.reason or "asking to train", decision
 

@@ -136,8 +136,8 @@ def read_channels(directory: Path) -> list[ChannelQuality]:
 def read_status(directory: Path) -> Status | None:
     """Read the status file, or None when there is none yet.
 
-    It is written twice a second and not synced, to spare the card; what a power cut leaves of it
-    is none.
+    It is written twice a second and not synced, to spare the card, under systemd not even on it
+    (`agent/status_files.py`); what a power cut leaves of it is none.
 
     Raises:
       SettingsError: it can not be read, or another version of the agent wrote it.

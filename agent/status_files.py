@@ -41,8 +41,8 @@ class StatusFiles:
             replace_file(self._state / name, data)
             return
         replace_file(self._runtime / name, data)
-        link, target = self._state / name, str(self._runtime / name)
-        if not link.is_symlink() or os.readlink(link) != target:
+        link, target = self._state / name, self._runtime / name
+        if not link.is_symlink() or link.readlink() != target:
             temporary = link.with_name(f".{name}.new")
             temporary.unlink(missing_ok=True)
             temporary.symlink_to(target)

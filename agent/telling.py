@@ -103,10 +103,12 @@ class Telling:
         return status
 
     def write_now(self) -> None:
-        """Write the status file once more, as the agent ends."""
+        """Write the status files once more, as the agent ends, for the time after it."""
         self._parts.egress.close()
+        channels = self._parts.acquisition.quality.summary(time.time_ns() // 1000)
         with contextlib.suppress(OSError):  # the disk's trouble was told before
             self._files.leave(FILE_NAME, as_json(self.look()))
+            self._files.leave(CHANNELS_FILE_NAME, as_json(channels))
 
     def _write(self, data: bytes) -> None:
         try:
@@ -121,9 +123,9 @@ class Telling:
     def _storage(self) -> str:
         """What is wrong with the disk and its files, for people; `ok` when nothing is."""
         parts, store = self._parts, self._parts.acquisition.store
-        files = (parts.outbox, parts.history, parts.models, parts.labels, store, parts.egress)
-        files = (*files, parts.local_tensors, parts.privacy)
-        problems = [file.problem for file in files if file.problem]
+        files = (parts.outbox, parts.history, parts.models, parts.labels, store)
+        more = (parts.local_tensors, parts.privacy, parts.egress)
+        problems = [file.problem for file in (*files, *more) if file.problem]
         kept = sorted(path.name for path in parts.state.glob("*.damaged-*[0-9]"))
         if kept:
             problems.append(f"damaged files were kept for examination: {', '.join(kept)}")

@@ -117,8 +117,8 @@ class Turn:
           examples: training rows.
           bundle: SHA-256 of the bundle.
           inputs: gives the standardised inputs of the training rows, when a histogram is due.
-          is_private: the policy asks for differential privacy, whose budget is for updates alone:
-            neither loss nor histogram is told.
+          is_private: the policy asks for differential privacy, whose budget is for updates alone,
+            or for sums in which no site is seen by itself: neither loss nor histogram is told.
         """
         self._wish = _Wish(base_version, examples, bundle, inputs, is_private)
 

@@ -24,6 +24,7 @@ from agent.learning.losses import (
     Loss,
     target_of,
     write_example_slopes,
+    write_margin_slope,
     write_mean_loss,
 )
 from agent.learning.operators import OPERATORS
@@ -144,6 +145,30 @@ def derive_clipped_sum_graph(forward: Graph, loss: Loss) -> Graph:
     return _finish(tape, inputs, outputs, results)
 
 
+def derive_input_gradient_graph(forward: Graph, loss: Loss) -> Graph:
+    """Derive the graph that computes how each example's margin changes with its own input.
+
+    Args:
+      forward: as for `derive_training_graph`.
+      loss: decides the margin, see `losses.margins`.
+
+    Returns:
+      A graph with inputs x, w float32 (N,), then each parameter by its name, and the output
+      `grad:x` of the shape of x: row n is the gradient of w_n m_n in x_n, m_n its margin.
+
+    Raises:
+      GraphError: as `derive_training_graph`, or the loss has no margin.
+    """
+    tape, output = _replay(forward, of_input=True)
+    steps = list(tape.nodes)
+    tape.gradients[output] = write_margin_slope(tape, loss, output)
+    _walk_back(tape, steps)
+    data = _data(forward)
+    inputs = (data, ValueInfo(WEIGHTS, "float32", (BATCH,)), *_parameters(forward))
+    name = GRADIENT_PREFIX + DATA
+    return _finish(tape, inputs, [replace(data, name=name)], {name: tape.gradients[DATA]})
+
+
 def derive_inference_graph(forward: Graph) -> Graph:
     """Derive the graph that runs a model with parameters given as inputs.
 
@@ -208,6 +233,17 @@ def _per_example_gradients(tape: Tape, forward: Graph, loss: Loss, output: str) 
 
 def _backward(tape: Tape, steps: list[Node], forward: Graph) -> dict[str, str]:
     """Walk the forward nodes backwards; return output name -> gradient for each parameter."""
+    _walk_back(tape, steps)
+    gradients = {}
+    for parameter in _parameters(forward):
+        if parameter.name not in tape.gradients:
+            raise GraphError(f"parameter {parameter.name!r}", "does not reach the model's output")
+        gradients[GRADIENT_PREFIX + parameter.name] = tape.gradients[parameter.name]
+    return gradients
+
+
+def _walk_back(tape: Tape, steps: list[Node]) -> None:
+    """Walk the forward nodes backwards; gradients of what is needed are then in the tape."""
     for node in reversed(steps):
         gradient = tape.gradients.get(node.outputs[0])
         if gradient is None or node.outputs[0] not in tape.needed:
@@ -215,12 +251,6 @@ def _backward(tape: Tape, steps: list[Node], forward: Graph) -> dict[str, str]:
         for name, contribution in OPERATORS[node.op].adjoint(tape, node, gradient):
             if name in tape.needed:
                 tape.add_gradient(name, contribution)
-    gradients = {}
-    for parameter in _parameters(forward):
-        if parameter.name not in tape.gradients:
-            raise GraphError(f"parameter {parameter.name!r}", "does not reach the model's output")
-        gradients[GRADIENT_PREFIX + parameter.name] = tape.gradients[parameter.name]
-    return gradients
 
 
 def _sizes(value: ValueInfo) -> Shape:
@@ -255,8 +285,13 @@ def _parameters(forward: Graph) -> list[ValueInfo]:
     return parameters
 
 
-def _replay(forward: Graph, *, per_example: bool = False) -> tuple[Tape, str]:
-    """Write a forward graph to a new tape, with shapes; return it and the output's name."""
+def _replay(
+    forward: Graph, *, per_example: bool = False, of_input: bool = False
+) -> tuple[Tape, str]:
+    """Write a forward graph to a new tape, with shapes; return it and the output's name.
+
+    Gradients are needed in the parameters, or, `of_input`, in the input instead.
+    """
     check_graph(forward)
     tape = Tape(per_example=per_example)
     data = _data(forward)
@@ -265,7 +300,7 @@ def _replay(forward: Graph, *, per_example: bool = False) -> tuple[Tape, str]:
     for parameter in _parameters(forward):
         names[parameter.name] = parameter.name
         tape.shapes[parameter.name] = forward.initializers[parameter.name].shape
-        tape.needed.add(parameter.name)
+        tape.needed.add(DATA if of_input else parameter.name)
     for name, value in forward.initializers.items():
         if name not in names:
             names[name] = tape.constant(value)

@@ -24,6 +24,7 @@ from agent.learning.derive import (
     OUTPUT,
     derive_clipped_sum_graph,
     derive_inference_graph,
+    derive_input_gradient_graph,
     derive_per_example_graph,
     derive_training_graph,
     footprint,
@@ -91,6 +92,10 @@ class DerivedBackend:
     def _clipped(self) -> Run:
         return self._load(derive_clipped_sum_graph(self._forward, self.loss))
 
+    @cached_property
+    def _inward(self) -> Run:
+        return self._load(derive_input_gradient_graph(self._forward, self.loss))
+
     def infer(self, params: Params, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `Backend.infer`."""
         check_same_layout(self._layout, params)
@@ -102,6 +107,16 @@ class DerivedBackend:
         if not outputs:
             return np.zeros((0, *(d for d in self._output if isinstance(d, int))), np.float32)
         return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
+
+    def input_grads(self, params: Params, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `Backend.input_grads`."""
+        check_same_layout(self._layout, params)
+        check_rows(self._data, x)
+        result = np.empty_like(x)
+        for part in parts(len(x), self._most):
+            feeds = {DATA: x[part], WEIGHTS: np.ones(len(x[part]), np.float32), **params}
+            result[part] = self._inward(feeds)[GRADIENT_PREFIX + DATA]
+        return result
 
     def grads(
         self,

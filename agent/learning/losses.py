@@ -22,6 +22,9 @@ from agent.learning.tape import Tape
 DATA, TARGET, WEIGHTS = "x", "y", "w"
 """Names of derived graphs' inputs for rows, for labels and for the examples' weights."""
 
+_FAR = 1e30
+"""Taken off a logit, its class has no share of a softmax: the logits are far smaller."""
+
 
 class Loss(Enum):
     """What a model is trained to make small.
@@ -163,6 +166,25 @@ def write_example_slopes(tape: Tape, loss: Loss, output: str) -> str:
     return _scaled(tape, _write(tape, loss, output).slope, WEIGHTS, output)
 
 
+def write_margin_slope(tape: Tape, loss: Loss, output: str) -> str:
+    """Write the gradients of each example's own weighted margin w_n m_n in `output`; see `margins`.
+
+    Raises:
+      GraphError: a reconstruction has no margin.
+    """
+    if loss is Loss.RECONSTRUCTION:
+        raise GraphError("model output", "a reconstruction has no margin to differentiate")
+    if loss is not Loss.CROSS_ENTROPY:
+        axes = len(tape.shapes[output]) - 1
+        ones = np.ones((1, *(int(size) for size in tape.shapes[output][1:])), np.float32)
+        return tape.emit("Mul", tape.constant(ones), tape.reshape(WEIGHTS, (BATCH, *(1,) * axes)))
+    first = np.zeros((1, int(tape.shapes[output][1])), np.float32)
+    first[0, 0] = 1.0
+    normal = tape.constant(first)
+    others = tape.emit("Sub", output, tape.emit("Mul", normal, tape.scalar(_FAR)))
+    return _scaled(tape, tape.emit("Sub", tape.emit("Softmax", others, axis=1), normal), WEIGHTS, output)
+
+
 def _write(tape: Tape, loss: Loss, output: str) -> _PerExample:
     target = target_of(loss, tape.shapes[output], tape.shapes[DATA])
     return _WRITERS[loss](tape, output, DATA if target is None else TARGET)
@@ -171,6 +193,29 @@ def _write(tape: Tape, loss: Loss, output: str) -> _PerExample:
 def _scaled(tape: Tape, slope: str, factors: str, output: str) -> str:
     axes = len(tape.shapes[output]) - 1
     return tape.emit("Mul", slope, tape.reshape(factors, (BATCH, *(1,) * axes)))
+
+
+def margins(loss: Loss, output: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Compute the number that is explained of each example's output.
+
+    Args:
+      loss: `BINARY_CROSS_ENTROPY`: the logit.  `CROSS_ENTROPY`: the logit of not being class 0,
+        log(sum of exp(z_k), k >= 1) - z_0.  `MSE`, `HUBER`: the sum of the output.
+      output: the model's, float32 (N, ...).
+
+    Returns:
+      float64 (N,).
+
+    Raises:
+      ValueError: a reconstruction has no margin.
+    """
+    if loss is Loss.RECONSTRUCTION:
+        raise ValueError("a reconstruction has no margin")
+    z = output.astype(np.float64).reshape(len(output), -1)
+    if loss is not Loss.CROSS_ENTROPY:
+        return np.asarray(z.sum(axis=1))
+    top = z[:, 1:].max(axis=1)
+    return np.asarray(np.log(np.exp(z[:, 1:] - top[:, np.newaxis]).sum(axis=1)) + top - z[:, 0])
 
 
 def example_losses(

@@ -34,6 +34,20 @@ class Backend(Protocol):
     def infer(self, params: Params, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the model's output, shape (N, ...), for rows x of shape (N, ...)."""
 
+    def input_grads(self, params: Params, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the gradient of each row's margin (`losses.margins`) in that row.
+
+        Args:
+          params: the model's parameters, in its order.
+          x: rows, (N, ...), N >= 1.
+
+        Returns:
+          float32, the shape of x.
+
+        Raises:
+          GraphError: the loss has no margin.
+        """
+
     def grads(
         self,
         params: Params,

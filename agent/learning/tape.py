@@ -37,7 +37,8 @@ class Tape:
       initializers: constants of the graph by name.
       constants: values known while deriving, by name.
       shapes: shapes of the forward pass's values, by name.
-      needed: names of forward values that depend on a parameter.
+      needed: names of forward values that depend on what gradients are wanted in: the parameters,
+        or the input.
       gradients: value name -> name of the loss's gradient in it, so far.
       workspace: elements that the neediest forward node so far takes for one example.
     """

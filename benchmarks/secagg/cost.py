@@ -4,11 +4,13 @@ CPU time of this process, medians.  An agent's part is everything between its in
 signed header: masks or ciphertexts, hashes of the chunks, boxes, signature.
 """
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -27,7 +29,9 @@ from wire.sealing_keys import SealingKey
 from wire.signing import PrivateKey
 from wire.trust import read_charter
 
-PARAMETERS, RING, MEMBERS = 100_000, 16, 50
+PARAMETERS: Final = 100_000
+RING: Final = 16
+MEMBERS: Final = 50
 _PASSES, _BFV_PASSES = 31, 5
 _BASE = (0, sha256(b"version 0"))
 _FLOAT32_BYTES = 4
@@ -144,7 +148,7 @@ def _integers(seed: int) -> NDArray[np.int8]:
 
 def _agent_cost(identity: Identity, protection: str, passes: int = _PASSES) -> AgentCost:
     policy, integers = _policy(protection), _integers(0)
-    _, sent = report(identity, integers, policy, _BASE)
+    sent = report(identity, integers, policy, _BASE)
     cpu_s = [_cpu_s(lambda: report(identity, integers, policy, _BASE)) for _ in range(passes)]
     return AgentCost(1e3 * statistics.median(cpu_s), len(sent.envelope) + len(sent.content))
 
@@ -162,17 +166,16 @@ def _bfv(identity: Identity, secret: bytes, sealing: SealingKey) -> Bfv:
     """
     cost = _agent_cost(identity, "encrypted", _BFV_PASSES)
     weights = np.random.default_rng(1).integers(1, 20, MEMBERS).tolist()
-    fresh = {}
+    fresh = []
     for seed in range(_BFV_PASSES):
-        header, sent = report(identity, _integers(seed), _policy("encrypted"), _BASE)
-        fresh[seed] = (belonging_of(header, FEDERATION), sent.content)
+        sent = report(identity, _integers(seed), _policy("encrypted"), _BASE)
+        fresh.append((belonging_of(sent.header, FEDERATION), sent.content))
     began_s = time.process_time()
-    terms = (
-        (open_ciphertexts(sealing.raw, fresh[at % _BFV_PASSES][1], fresh[at % _BFV_PASSES][0],
-                          PARAMETERS), weight)
-        for at, weight in enumerate(weights)
+    opened = (
+        open_ciphertexts(sealing.raw, content, belonging, PARAMETERS)
+        for belonging, content in itertools.islice(itertools.cycle(fresh), MEMBERS)
     )
-    summed = add(terms, PARAMETERS)
+    summed = add(zip(opened, weights, strict=True), PARAMETERS)
     adding_s = time.process_time() - began_s
     began_s = time.process_time()
     found = decrypt(secret, summed, PARAMETERS)

@@ -9,18 +9,20 @@ again, computes the coefficients by the words of `wire/SECURE.md` and adds up.
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.secagg.hall import HELPERS, Hall, overhead_bytes, report
+from benchmarks.secagg.hall import HELPERS, Hall, Sent, overhead_bytes, report
 from coordinator.secure.rules import largest_weight
 from coordinator.secure.sums import Opened, Terms
 from wire.chunks import sha256
 from wire.messages import Policy
 
 VERSION, STALENESS_CAP, K_MIN = 30, 20, 3
-BITS = 8
+BITS: Final = 8
+_COMMITTED_TOGETHER = 16
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Case:
 
     members: int
     count: int
-    ring: int
+    ring: Literal[16, 32]
     buckets: int = 1
     seed: int = 0
 
@@ -45,8 +47,7 @@ class Case:
     def policy(self) -> Policy:
         """Weights as large as the ring has room for."""
         cap = max(1, min(largest_weight(self.ring, BITS) // self.members, 1 << 20))
-        ring = 16 if self.ring == 16 else 32
-        return Policy(bits=BITS, ring=ring, weight_cap=cap, protection="masked")
+        return Policy(bits=BITS, ring=self.ring, weight_cap=cap, protection="masked")
 
     @property
     def down(self) -> str:
@@ -86,20 +87,24 @@ def run_case(case: Case, directory: Path | None = None) -> Found:
             opened = hall.open(terms, case.members)
         finally:
             hall.close()
-    return Found(_wrong(case, opened), overhead, hall.cpu_s["helpers"], hall.cpu_s["coordinator"])
+    return Found(
+        wrong_integers(case, opened), overhead, hall.cpu_s["helpers"], hall.cpu_s["coordinator"]
+    )
 
 
 def _report_all(hall: Hall, case: Case) -> int:
     """Let every agent report once and go; return the largest overhead in bytes."""
     weights, bases, policy = _weights(case), _bases(case), case.policy
-    overhead = 0
+    overhead, waiting = 0, list[Sent]()
     for at in range(case.members):
         agent = hall.enrol(f"agent-{at}", f"site-{at}")
         base = (int(bases[at]), sha256(b"version %d" % bases[at]))
-        header, sent = report(agent, _integers(case, at), policy, base, weight=int(weights[at]))
-        hall.take(header, sent, agent.credential.site)
-        vector_bytes = case.count * case.ring // 8
-        overhead = max(overhead, overhead_bytes(header, sent, agent, vector_bytes))
+        sent = report(agent, _integers(case, at), policy, base, weight=int(weights[at]))
+        overhead = max(overhead, overhead_bytes(sent, agent, case.count * case.ring // 8))
+        waiting.append(sent)
+        if len(waiting) == _COMMITTED_TOGETHER or at + 1 == case.members:
+            hall.take(waiting)
+            waiting.clear()
     return overhead
 
 
@@ -121,7 +126,7 @@ def _bases(case: Case) -> NDArray[np.int64]:
 # The fold, which shares no line with the product
 
 
-def _wrong(case: Case, opened: Opened) -> int:
+def wrong_integers(case: Case, opened: Opened) -> int:
     """Integers that are not those of the fold."""
     where = [member.bucket for member in opened.manifest.members]
     agents = [int(sealed.agent.removeprefix("agent-")) for sealed in opened.members]

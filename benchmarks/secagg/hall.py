@@ -11,9 +11,8 @@ is what vanishing means.
 """
 
 import asyncio
-import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ from coordinator.secure.rows import SECURE_SCHEMA, Sealed, SecureRows
 from coordinator.secure.sums import Opened, Sums, Terms
 from wire.charters import KeptCharter, sign_charter
 from wire.chunks import describe, sha256, split
-from wire.codec import Counter, kind_of, open_envelope, parse_body, seal
+from wire.codec import Counter, kind_of, parse_body, seal
 from wire.database import open_database, transaction
 from wire.messages import (
     Charter,
@@ -66,11 +65,43 @@ class Sent:
 
     Attributes:
       envelope: the signed header.
-      content: the masked vector.
+      content: the vector as it travels.
+      site, credential: of its agent, which the coordinator knows from the agent's birth.
     """
 
+    header: UpdateHeader
     envelope: bytes
     content: bytes
+    site: str
+    credential: bytes
+
+    @property
+    def sealed(self) -> Sealed:
+        """The coordinator's row about it.
+
+        Raises:
+          ValueError: it is not masked.
+        """
+        header = self.header
+        if header.masked is None:
+            raise ValueError("only masked reports wait for a sum")
+        return Sealed(
+            report=sha256(self.envelope),
+            purpose="update",
+            subject=bytes(32),
+            agent=header.agent,
+            site=self.site,
+            incarnation=header.incarnation,
+            sequence=header.sequence,
+            weight=header.weight,
+            base_version=header.base_version,
+            base_digest=header.base_digest,
+            lineage=header.lineage,
+            count=len(self.content) * 8 // header.masked.ring,
+            ring=header.masked.ring,
+            scale=header.scale,
+            bits=header.bits,
+        )
 
 
 class Hall:
@@ -129,36 +160,18 @@ class Hall:
     # Agents
 
     def enrol(self, agent: str, site: str) -> Identity:
-        """Give an agent its credential, which the coordinator keeps."""
+        """Give an agent its key and credential."""
         key = PrivateKey.generate()
         credential = Credential(agent=agent, site=site, public_key=key.public.raw, serial=1)
         envelope = self._signed(credential, ENROLMENT, self._enrolment)
-        with transaction(self._database):
-            self.rows.keep_credential(agent, envelope)
         return Identity(self.trust, credential, envelope, key)
 
-    def take(self, header: UpdateHeader, sent: Sent, site: str) -> None:
-        """Keep a report as a row."""
-        ring, width = header.masked.ring if header.masked else 0, len(sent.content)
-        sealed = Sealed(
-            report=sha256(sent.envelope),
-            purpose="update",
-            subject=bytes(32),
-            agent=header.agent,
-            site=site,
-            incarnation=header.incarnation,
-            sequence=header.sequence,
-            weight=header.weight,
-            base_version=header.base_version,
-            base_digest=header.base_digest,
-            lineage=header.lineage,
-            count=width * 8 // ring,
-            ring=ring,
-            scale=header.scale,
-            bits=header.bits,
-        )
+    def take(self, reports: Iterable[Sent]) -> None:
+        """Keep reports as rows, committed together."""
         with self._cpu("coordinator"), transaction(self._database):
-            self.rows.add(sealed, sent.envelope, sent.content)
+            for each in reports:
+                self.rows.keep_credential(each.header.agent, each.credential)
+                self.rows.add(each.sealed, each.envelope, each.content)
 
     # Sums
 
@@ -255,7 +268,7 @@ def report(
     *,
     sequence: int = 1,
     weight: int = 1,
-) -> tuple[UpdateHeader, Sent]:
+) -> Sent:
     """What an agent does with its integers: mask them, describe them, sign the header.
 
     Args:
@@ -283,12 +296,13 @@ def report(
         masked=wrapped.masked,
         encrypted=wrapped.context,
     )
-    return header, Sent(_signed(header, identity), wrapped.content)
+    envelope, site = _signed(header, identity), identity.credential.site
+    return Sent(header, envelope, wrapped.content, site, identity.credential_envelope)
 
 
-def overhead_bytes(header: UpdateHeader, sent: Sent, identity: Identity, vector_bytes: int) -> int:
+def overhead_bytes(sent: Sent, identity: Identity, vector_bytes: int) -> int:
     """What masks add: to the signed header, and to the bytes of the vector in its ring."""
-    bare = _signed(msgspec.structs.replace(header, masked=None), identity)
+    bare = _signed(msgspec.structs.replace(sent.header, masked=None), identity)
     return len(sent.envelope) - len(bare) + len(sent.content) - vector_bytes
 
 

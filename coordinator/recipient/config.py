@@ -111,10 +111,11 @@ def read_identity(path: Path, settings: RecipientSettings) -> Identity:
       SettingsError: names file, line and key.
     """
     state, table = resolve(path, settings.recipient.state_dir), settings.trust
-    own = {
-        f"trust.{key}": resolve(path, getattr(table, key))
-        for key in ("signing_key", "bfv_key", "context")
-    }
+    own = [
+        ("trust.signing_key", resolve(path, table.signing_key)),
+        ("trust.bfv_key", resolve(path, table.bfv_key)),
+        ("trust.context", resolve(path, table.context)),
+    ]
     where = "trust.root"
     try:
         root = parse_public_key(table.root)
@@ -122,9 +123,9 @@ def read_identity(path: Path, settings: RecipientSettings) -> Identity:
         file = resolve(path, table.charter)
         trust = read_charter(read_small(file, MAX_BYTES["charter"], "the charter"), root)
         where = "trust.signing_key"
-        keys = read_keys(settings.recipient.name, *own.values())
+        keys = read_keys(settings.recipient.name, *(file for _, file in own))
     except (OSError, ValueError, WireError, SettingsError) as error:
-        file = getattr(error, "file", "")
-        where = next((key for key, named in own.items() if str(named) == file), where)
+        about = getattr(error, "file", "")
+        where = next((key for key, named in own if str(named) == about), where)
         raise settings_error(path, where, str(error)) from None
     return Identity(state, keys, KeptCharter(state / CHARTER, root, trust))

@@ -10,7 +10,8 @@ the helpers open each report for one manifest only.
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -144,9 +145,9 @@ class Sums:
                     alike = (*sealed.kind, *(by[helper] for helper in pair))
                     groups.setdefault(alike, []).append(sealed)
             for group in groups.values():
-                chosen = group[: terms.most]
-                if is_ready(chosen) and self._decide(purpose, terms, chosen):
-                    return True
+                for chosen in choices(group, terms.most):
+                    if is_ready(chosen) and self._decide(purpose, terms, chosen):
+                        return True
         return False
 
     def _decide(self, purpose: Purpose, terms: Terms, chosen: list[Sealed]) -> bool:
@@ -274,6 +275,28 @@ def planned(
         for each, share in zip(plan.members, shares, strict=True)
     )
     return msgspec.structs.replace(plan, members=members)
+
+
+def choices(group: list[Sealed], most: int) -> Iterator[list[Sealed]]:
+    """Which of these reports to sum, the largest sum first.
+
+    Sites take turns, each with its oldest report first: a sum of many reports of few sites may not
+    be opened (`rules.py`), and must not keep those of other sites waiting.
+
+    Args:
+      group: in order of arrival.
+      most: reports that one sum can hold.
+    """
+    turns: list[list[Sealed]] = []
+    had = Counter[str]()
+    for sealed in group:
+        turn = had[sealed.site]
+        had[sealed.site] += 1
+        if turn == len(turns):
+            turns.append([])
+        turns[turn].append(sealed)
+    for number in range(len(turns), 0, -1):
+        yield [sealed for turn in turns[:number] for sealed in turn][:most]
 
 
 def filled_buckets(manifest: Manifest) -> list[int]:

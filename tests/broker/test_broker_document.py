@@ -373,13 +373,13 @@ def test_the_sizes_of_messages_are_those_of_the_table(document: str) -> None:
 
 def test_the_sizes_of_what_helpers_hear_and_say_are_those_of_the_table(document: str) -> None:
     table, found = section(document, "Traffic"), sizes()
-    assert "its credential; its verdict | 880, 180; 60 |" in table
-    assert found["verdict"] == pytest.approx(60, rel=0.1)
-    assert "manifest; its endorsement | 390 and 39 a member; 230 |" in table
+    assert "its credential; its verdict | 880, 180; 68 |" in table
+    assert found["verdict"] == pytest.approx(68, rel=0.1)
+    assert "manifest; its endorsement | 300 and 37 a member; 180 |" in table
     each = (found["manifest of 101"] - found["manifest"]) / 100
-    assert each == pytest.approx(39, rel=0.1)
-    assert found["manifest"] - each == pytest.approx(390, rel=0.1)
-    assert found["endorsement"] == pytest.approx(230, rel=0.1)
+    assert each == pytest.approx(37, rel=0.1)
+    assert found["manifest"] - each == pytest.approx(300, rel=0.1)
+    assert found["endorsement"] == pytest.approx(180, rel=0.1)
 
 
 def test_the_sizes_of_renewals_are_those_of_the_table(document: str, tmp_path: Path) -> None:

@@ -36,7 +36,9 @@ def test_the_keys_are_private_and_their_public_halves_go_to_the_charter(tmp_path
     assert main(["keys", "notary", "--out", str(tmp_path)]) == 0
     files = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert files["notary.signing.key"] == files["notary.sealing.key"] == 0o600
-    assert set(files) == {"notary.signing.key", "notary.sealing.key", "notary.public"}
+    keys = {"notary.signing.key", "notary.sealing.key", "notary.public"}
+    assert set(files) == keys | {"helper.db"}
+    assert files["helper.db"] == 0o600
     public = read_helper(tmp_path / "notary.public")
     assert public == own_keys(tmp_path)
     assert public.signing == read_private_key(tmp_path / "notary.signing.key").public.raw
@@ -158,12 +160,12 @@ def test_a_spoiled_sealing_key_is_refused(tmp_path: Path, spoil: object, reason:
         own_keys(tmp_path)
 
 
-def test_the_help_is_honest_about_what_does_not_exist_yet(
+def test_the_help_says_what_a_helper_is_and_what_never_to_do(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "it unmasks nothing yet" in said
-    assert "updates reach the coordinator unmasked" in said
+    assert "run by somebody other than the coordinator's operator" in said
+    assert "Never restore the store from a backup" in said

@@ -125,6 +125,21 @@ def test_too_few_sites_wait_however_many_updates_there_are(tmp_path: Path) -> No
     assert world.outcomes() == {"folded": 9}
 
 
+def test_sites_take_turns_where_the_ring_holds_few_reports(tmp_path: Path) -> None:
+    """Eight at most in a sum, and the first eight are of three sites: they may not go alone."""
+    policy = POLICY.replace("weight_cap = 1000", "weight_cap = 32") + "ring = 16\n"
+    world = World(tmp_path, "[strategy]\ngoal = 8\n", policy, k_min=5)
+    agents = world.sites(10)
+    world.commit([world.update(agents[at % 3]) for at in range(8)])
+    world.online(*HELPERS)
+    world.turn(4)
+    assert world.outcomes() == {"committed": 8}
+    world.commit([world.update(agent) for agent in agents[3:]])
+    world.turn(4)
+    assert len(world.shares(1)) == 8  # of eight sites
+    assert world.outcomes() == {"folded": 8, "committed": 7}
+
+
 def test_a_site_that_would_drown_the_others_is_levelled(tmp_path: Path) -> None:
     world = World(tmp_path, GOAL_5)
     agents = world.sites(5)

@@ -26,7 +26,7 @@ from wire.deltas import decode
 from wire.errors import MalformedError, WireError
 from wire.evaluation import add
 from wire.figures import METRICS_OF, figure
-from wire.messages import NOVELTY_BINS, Content, Evaluation, Head, Message, UpdateHeader
+from wire.messages import NOVELTY_BINS, Content, Evaluation, Head, Masks, Message, UpdateHeader
 from wire.novelty import distance
 from wire.renewal import read_renewal, read_renewed
 from wire.signing import PublicKey
@@ -68,6 +68,7 @@ def topics(data: bytes) -> None:
         _may_refuse(parse, text, "name")
     for kind in ("state", "report", "ask", "renew"):
         _may_refuse(TOPICS.agent_of, text, kind)
+    _may_refuse(TOPICS.parse_helper, text)
     found = TOPICS.parse_update(text)
     part = HEADER_PART if found.chunk is None else found.chunk
     again = TOPICS.update(found.agent, found.incarnation, found.sequence, part)
@@ -119,6 +120,8 @@ def contents_of(value: Message) -> list[Content]:
     match value:
         case UpdateHeader():
             return [value.content]
+        case Masks():
+            return [value.content] if value.content is not None else []
         case Head():
             optional = [value.statistics] if value.statistics is not None else []
             return [value.bundle, value.train.content, value.serve.content, *optional]

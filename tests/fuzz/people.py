@@ -32,6 +32,7 @@ from wire.trust import AUTHOR, COORDINATOR, ENROLMENT, ROOT, read_credential
 
 AGENT, OTHER, STRANGER = "press-1", "press-2", "nobody-1"
 AGENT_KEY, OTHER_KEY, STRANGER_KEY = (PrivateKey(bytes([number] * 32)) for number in (5, 7, 6))
+HELPER, HELPER_KEY = "notary", PrivateKey(bytes([7] * 32))
 INCARNATION = "0123456789abcdef"
 TRUST = trust()
 _LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
@@ -63,6 +64,14 @@ SIGNERS: dict[str, tuple[str, PrivateKey]] = {
     "renewal": (AGENT, AGENT_KEY),
     "renewed": (ENROLMENT, ENROLMENT_KEY),
     "revoked": (ENROLMENT, ENROLMENT_KEY),
+    "figures": (AGENT, AGENT_KEY),
+    "examine": (COORDINATOR, COORDINATOR_KEY),
+    "manifest": (COORDINATOR, COORDINATOR_KEY),
+    "release": (COORDINATOR, COORDINATOR_KEY),
+    "helper-state": (HELPER, HELPER_KEY),
+    "verdicts": (HELPER, HELPER_KEY),
+    "endorsement": (HELPER, HELPER_KEY),
+    "masks": (HELPER, HELPER_KEY),
 }
 """By whom, and with which key, a message of each kind is rightly signed."""
 

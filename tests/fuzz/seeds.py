@@ -57,6 +57,7 @@ def topic_seeds() -> list[bytes]:
     digest = hashlib.sha256(b"x").hexdigest()
     good += [TOPICS.state("press-1"), TOPICS.report("press-1"), TOPICS.ask("press-1"), TOPICS.head]
     good += [TOPICS.coordinator_state, TOPICS.model(digest, 3), TOPICS.bundle(digest, 0)]
+    good += [TOPICS.charter, TOPICS.helper_ask("notary"), TOPICS.helper_masks("notary", digest, 2)]
     return [topic.encode() for topic in good + vectors()["refused_topics"]]
 
 

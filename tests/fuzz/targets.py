@@ -148,6 +148,7 @@ def target(name: str) -> Target:
         "web": _web,
         "coordinator": _coordinator,
         "agent": _agent,
+        "helper": _helper,
     }
     return make[name]()
 
@@ -230,3 +231,8 @@ def _coordinator() -> Target:
 def _agent() -> Target:
     case = importlib.import_module("tests.fuzz.agent_case")
     return Target(case.run, case.seeds(), case.mutate())
+
+
+def _helper() -> Target:
+    case = importlib.import_module("tests.fuzz.helper_case")
+    return Target(case.run, case.seeds(), with_a_byte_before(messagepack), 16_384)

@@ -33,6 +33,7 @@ CASES = {
     "web": 300,
     "coordinator": 200,
     "agent": 200,
+    "helper": 300,
 }
 """About a second each, two for the programs, whose cases hold up to 40 messages."""
 

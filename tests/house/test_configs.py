@@ -10,6 +10,7 @@ import pytest
 from agent.authoring import read_bundle_settings
 from agent.config import AgentSettings, read_agent_settings
 from coordinator.config import CoordinatorSettings, read_coordinator_settings
+from coordinator.helper.config import HelperSettings, read_helper_settings
 from wire.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +68,10 @@ def test_the_coordinators_file_explains_every_key_and_no_other() -> None:
     assert found == keys_of(CoordinatorSettings)
 
 
+def test_the_helpers_file_explains_every_key_and_no_other() -> None:
+    assert keys_of_file(CONFIGS / "helper.toml", HelperSettings) == keys_of(HelperSettings)
+
+
 def test_the_agents_file_and_the_drivers_samples_explain_every_key_and_no_other() -> None:
     others = [AGENT / "serve" / "sample.toml", AGENT / "devices" / "sample.toml"]
     samples = [*others, *sorted(AGENT.glob("sensors/*/sample.toml"))]
@@ -95,6 +100,7 @@ def test_every_sample_of_a_driver_is_a_configuration_that_the_agent_accepts(
 def test_the_programs_read_their_documented_files() -> None:
     agent = read_agent_settings(CONFIGS / "agent.toml")
     coordinator = read_coordinator_settings(CONFIGS / "coordinator.toml")
+    assert read_helper_settings(CONFIGS / "helper.toml").helper.name == "notary"
     assert agent.rows.trigger == "product_count"
     assert coordinator.strategy.name == "fedbuff"
 

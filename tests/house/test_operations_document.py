@@ -9,6 +9,9 @@ import pytest
 from agent.health import Board, Progress
 from agent.status import as_json
 from coordinator.gate import GateSettings
+from coordinator.helper.counting import Figures
+from coordinator.helper.metrics import metric_lines
+from coordinator.helper.store import Known
 from coordinator.reader import Reader
 from coordinator.web.metrics import metrics_text
 from tests.agent.test_health_metrics import channel, status
@@ -49,6 +52,13 @@ def test_every_metric_of_a_coordinator_is_explained(tmp_path: Path) -> None:
         found = families(metrics_text(reader.view()))
     names = {name.removeprefix("journeyman_") for name in found}
     assert names == explained("Every metric of a coordinator")
+
+
+def test_every_metric_of_a_helper_is_explained() -> None:
+    known = Known("00112233aabbccdd", 1, 0, "", 0)
+    lines = metric_lines(Figures(), known, {"waiting": 0}, [("other base", "", 1)])
+    names = {name.removeprefix("journeyman_helper_") for name in families("\n".join(lines))}
+    assert names == explained("Every metric of a helper")
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"journeyman_agent_[a-z_]+", DOCUMENT))))

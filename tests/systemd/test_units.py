@@ -230,12 +230,14 @@ def test_a_line_differs_from_the_agent_in_its_identity_alone(system: Path) -> No
         "ExecStart",
         "User",
         "StateDirectory",
+        "RuntimeDirectory",
         "LoadCredential",
         "Slice",
     ]
     assert all("%i" in setting for setting in own if not setting.startswith("Slice="))
     gone = [setting.partition("=")[0] for setting in agent if setting not in line]
-    assert gone == ["Description", "ExecStart", "StateDirectory", "LoadCredential"]
+    own_places = ["StateDirectory", "RuntimeDirectory", "LoadCredential"]
+    assert gone == ["Description", "ExecStart", *own_places]
 
 
 def test_a_lines_name_of_23_characters_still_names_a_user(

@@ -5,10 +5,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 
 from wire.certificates import check_client, make_authority
+from wire.charters import sign_charter
 from wire.codec import open_envelope, seal
 from wire.enrolment import (
     Enroller,
@@ -26,7 +28,14 @@ from wire.messages import Charter, Credential, Renewal, RevocationList, Revoked
 from wire.renewal import Newer, Present, is_due, may_be_made, read_renewed
 from wire.revocations import crl_left, read_crl, sign_revoked, write_crl
 from wire.signing import PrivateKey, read_private_key
-from wire.trust import ENROLMENT, ROOT, highest_revoked, read_charter, read_revoked
+from wire.trust import (
+    ENROLMENT,
+    ROOT,
+    highest_revoked,
+    read_charter,
+    read_credential,
+    read_revoked,
+)
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 FEDERATION, AGENT = "plant-net", "press-1"
@@ -209,9 +218,7 @@ def test_a_newer_charter_comes_along_and_an_older_one_is_refused(scene: Scene) -
     # The authority has a new key: it knows the agent from its ledger and from its old credential,
     # which the agent shows under the charter that it still has.
     scene.enroller = replace(scene.enroller, charter=data, trust=trust, key=other)
-    with pytest.raises(SignatureError):
-        scene.renewed(NOW, question)  # rotation of the enrolment key needs enrolling again
-    scene.enroller = replace(scene.enroller, charter=data, trust=scene.present.trust)
+    assert read_renewed(scene.renewed(NOW, question), present).trust == trust
     assert open_envelope(old, "renewed").signer == ENROLMENT
     with pytest.raises(MalformedError, match="charter 1 is older than the one in use, 2"):
         read_renewed(old, replace(present, trust=trust))
@@ -281,3 +288,53 @@ def test_the_brokers_list_holds_the_serial_numbers_and_is_the_cas(scene: Scene) 
     assert crl_left(crl, NOW + timedelta(days=31)) < 0
     (scene.directory / "ca.crl").write_bytes(b"-----BEGIN X509 CRL-----\ncut")
     assert read_crl(scene.directory) is None
+
+
+def rotated(scene: Scene, **changes: object) -> Enroller:
+    """The same authority under the next charter, with a new key."""
+    new = PrivateKey(bytes([66] * 32))
+    before = scene.enroller.trust.charter
+    charter = msgspec.structs.replace(
+        before, epoch=before.epoch + 1, **({"enrolment_key": new.public.raw} | changes)
+    )
+    data = sign_charter(charter, read_private_key(scene.directory / "root.key"))
+    trust = read_charter(data, scene.enroller.root)
+    return Enroller(scene.enroller.root, data, trust, new, scene.enroller.ca)
+
+
+def test_after_a_new_enrolment_key_who_is_in_the_ledger_is_renewed_and_nobody_else(
+    scene: Scene,
+) -> None:
+    question, present = scene.question(), scene.present  # under the old key
+    forger = PrivateKey(bytes([67] * 32))
+    forged = scene.question(replaced(scene.credential, public_key=forger.public.raw), forger)
+    relocated = scene.question(replaced(scene.credential, site="plant-z"))
+    scene.enroller = rotated(scene)
+    newer = read_renewed(scene.renewed(NOW, question), present)
+    assert newer.trust.charter.epoch == 2
+    assert newer.own == present.credential
+    assert read_credential(newer.credential, newer.trust) == present.credential
+    for cheat in (forged, relocated):
+        with pytest.raises(SignatureError, match="does not verify"):
+            scene.renewed(NOW, cheat)
+
+
+def test_a_site_that_is_listed_no_more_is_not_renewed_and_gets_no_token(scene: Scene) -> None:
+    question = scene.question()
+    scene.enroller = rotated(scene, sites=("plant-b",))
+    with pytest.raises(MalformedError, match="site plant-a is not one of the 1"):
+        scene.renewed(NOW, question)
+    with pytest.raises(MalformedError, match="site plant-a is not one of the 1"):
+        new_token(scene.enroller, AGENT, "plant-a", 9)
+
+
+def test_a_token_that_was_made_before_its_site_was_taken_off_the_list_is_worth_nothing(
+    scene: Scene,
+) -> None:
+    token = new_token(scene.enroller, "press-2", "plant-a", int(NOW.timestamp()) + 3600)
+    scene.ledger.add(token, NOW)
+    asked = make_request(token, scene.key, scene.tls_key)
+    scene.enroller = rotated(scene, sites=("plant-b",))
+    with pytest.raises(MalformedError, match="site plant-a is not one of the 1"):
+        scene.ledger.grant(asked, scene.enroller, NOW, days=90)
+    assert scene.ledger.last_serial("press-2") == 0

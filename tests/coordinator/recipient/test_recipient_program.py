@@ -15,9 +15,11 @@ pytest.importorskip("tenseal", reason='the extra "journeyman[he]" is not install
 from agent.config import Identity
 from agent.wrapping import wrap
 from coordinator.ingest import Update
+from coordinator.recipient.config import RecipientSettings
 from tests.coordinator.conftest import AGENTS, Broker, Plant
 from tests.coordinator.scripted_agent import Floor, floor
 from tests.coordinator.small_federation import FEDERATION, PARAMS, SCALE, P
+from tests.house.test_configs import keys_of, keys_of_file
 from wire.chunks import describe
 from wire.keys import read_federation, replace_charter
 from wire.messages import Head, Recipient, UpdateHeader
@@ -67,7 +69,7 @@ class Place:
 
     def command(self, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
         program = [sys.executable, "-m", "coordinator.helper.main", "recipient", *arguments]
-        return subprocess.run(program, capture_output=True, check=False, timeout=60)
+        return subprocess.run(program, capture_output=True, check=False, timeout=20)
 
     def start(self) -> subprocess.Popen[bytes]:
         program = [sys.executable, "-m", "coordinator.helper.main", "recipient", "run"]
@@ -169,7 +171,7 @@ def test_check_says_whether_the_charter_names_this_recipient(place: Place) -> No
     ("old", "new", "said"),
     [
         ('name = "auditor"', 'name = "a/b"', "recipient.name"),
-        ('host = "127.0.0.1"', 'host = " "', "broker.host"),
+        ('host = "127.0.0.1"', 'host = "a..b"', "broker.host"),
         ("auditor.bfv.key", "auditor.context", "trust.bfv_key"),
         ("[broker]", "[broker]\nhots = 1", "hots"),
     ],
@@ -181,3 +183,8 @@ def test_a_wrong_file_is_refused_by_key(place: Place, old: str, new: str, said: 
     assert ran.returncode == 2
     assert said.encode() in ran.stderr
     assert Path(place.config).name.encode() in ran.stderr
+
+
+def test_the_documented_file_explains_every_key_and_no_other(repository: Path) -> None:
+    found = keys_of_file(repository / "configs" / "recipient.toml", RecipientSettings)
+    assert found == keys_of(RecipientSettings)
