@@ -22,6 +22,7 @@ from agent.devices import source_of
 from agent.devices.task import DeviceTask
 from agent.egress import FILE_NAME as EGRESS
 from agent.egress import Egress
+from agent.explaining import Explaining
 from agent.figures import MaskedFigures
 from agent.health import Board, Progress, serve_health
 from agent.history import History
@@ -118,12 +119,15 @@ class Parts:
         self.status = _first_status(identity)
         self.context = SourceContext(config.parent, state, identity.agent)
         self.outputs = self._new_outputs()
+        units = [channel.unit for channel in settings.channels]
+        self.explaining = Explaining(units, settings.scores)
         self.scoring = Scoring(
             self.adoption,
             self.personal,
-            [channel.unit for channel in settings.channels],
+            units,
             self.status,
             self._give_scores,
+            self.explaining,
         )
         self.cutter = RowCutter(cutting)
         self.acquisition = self._new_acquisition()
@@ -151,6 +155,7 @@ class Parts:
         self.outbox.quota_bytes = now.outbox.quota_bytes
         self.learner.chunk_bytes = self.connection.chunk_bytes = now.outbox.chunk_bytes
         self.orders.allow = now.remote.allow
+        self.explaining.table = now.scores
         if (now.scores, now.opcua_sources) != (before.scores, before.opcua_sources):
             self.outputs = self._new_outputs()
             self.score_out.restart()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from agent.adoption import Adopted, Adoption
+from agent.explaining import Explaining
 from agent.personal import Personal
 from agent.serve.decide import decide, origin_of
 from agent.serve.score import STATUS_GOOD, STATUS_INPUTS_UNCERTAIN, Score
@@ -26,6 +27,7 @@ class Scoring:
       units: of this agent's channels, in order.
       status: what people see.
       give: takes scores, and does not wait.
+      explaining: gives alarms their drivers; None: they have none.
     """
 
     def __init__(
@@ -35,9 +37,10 @@ class Scoring:
         units: Sequence[str],
         status: Status,
         give: Callable[[Sequence[Score]], None],
+        explaining: Explaining | None = None,
     ) -> None:
         self._adoption, self._personal, self._units = adoption, personal, units
-        self._status, self._give = status, give
+        self._status, self._give, self._explaining = status, give, explaining
         self._before: Rows | None = None
 
     def take(self, rows: Rows) -> None:
@@ -56,13 +59,16 @@ class Scoring:
 
     def _scores(self, adopted: Adopted, rows: Rows, after: int) -> list[Score]:
         manifest, head = adopted.model.manifest, adopted.head
-        scored = self._personal.scored(adopted, rows, after)
+        scored, serving = (
+            self._personal.scored(adopted, rows, after),
+            self._personal.serving(adopted),
+        )
         label = adopted.label_column
         origin = origin_of(
             manifest,
             head.bundle.digest,
             head.serve.version,
-            str(self._personal.serving(adopted).kind),
+            str(serving.kind),
             "" if label is None else self._units[label],
         )
         uncertain = np.zeros(len(rows), np.bool_)
@@ -70,4 +76,9 @@ class Scoring:
             uncertain = rows.is_uncertain
         status = np.where(uncertain[scored.ends], STATUS_INPUTS_UNCERTAIN, STATUS_GOOD)
         stamps = rows.source_timestamp_us[scored.ends]
-        return decide(origin, manifest, scored.outputs, scored.inputs, stamps, status)
+        found = decide(origin, manifest, scored.outputs, scored.inputs, stamps, status)
+        if self._explaining is None:
+            return found
+        found = self._explaining.explain(adopted, serving.params, scored, rows, found)
+        self._status.drivers = self._explaining.said
+        return found

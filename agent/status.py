@@ -82,6 +82,8 @@ class Status(msgspec.Struct, kw_only=True):
     scored: int = 0
     alarms: int = 0
     score: float | None = None
+    drivers: str = ""
+    """Which channels drove the newest score that was explained, or why none is."""
     devices: list[DeviceReport] = []
     """Microcontrollers that run, or are to run, what is served."""
     certificate: str = ""

@@ -435,8 +435,7 @@ class Connection:
         for message in decryption.due(time.monotonic()):
             data = message if isinstance(message, bytes) else self._seal(message)
             await link.publish(self._topics.helper_ask(decryption.name), data)
-        for topic, part in decryption.parts(self._topics):
-            await link.publish(topic, part)
+        await link.publish_bulk(decryption.parts(self._topics))
 
     async def _ask_helpers(self, link: Link) -> None:
         """Show reports and manifests to the helpers, and ask for masks."""

@@ -185,7 +185,6 @@ def _demo(options: argparse.Namespace) -> int:
     )
     from shopfloor.processes import ChildError  # noqa: PLC0415
     from shopfloor.report import verdict, write_report  # noqa: PLC0415
-    from shopfloor.secure import secured_words  # noqa: PLC0415
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     out = options.out or Path(tempfile.mkdtemp(prefix="journeyman-demo-"))
@@ -212,8 +211,6 @@ def _demo(options: argparse.Namespace) -> int:
     write_report(record, out)
     (run / "events.json").write_bytes(msgspec.json.encode(record.events))
     print(verdict(record))
-    if words := secured_words(record):
-        print(words)
     print(f"Report: {out / 'report.html'}")
     return 0 if record.updates.lost == 0 else 1
 

@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from shopfloor.comparison import Metric, compare_sites, quality_by
 from shopfloor.record import (
     RunRecord,
@@ -62,6 +64,7 @@ def report_json(record: RunRecord) -> dict[str, Any]:
         "versions": record.versions,
         "serve_version": record.serve_version,
         "wall_s": record.wall_s,
+        "secured": msgspec.to_builtins(record.secured),
     }
 
 

@@ -29,6 +29,7 @@ from shopfloor.report_words import (
     caution,
     headline,
     overall_words,
+    secured_words,
     site_words,
 )
 
@@ -64,6 +65,7 @@ def report_html(record: RunRecord) -> str:
         cards=_cards(record),
         site_table=_site_table(record, "pr_auc"),
         roc_table=_site_table(record, "roc_auc"),
+        secured=_secured(record),
         caution=f'<p class="note">{escape(notes)}</p>' if notes else "",
         bars=_bars(record),
         events=_events(record),
@@ -73,6 +75,21 @@ def report_html(record: RunRecord) -> str:
         base_rate=f"{failures / held_out:.2f}" if held_out else "unknown",
         held_out=f"{held_out:,}",
     )
+
+
+def _secured(record: RunRecord) -> str:
+    """What masks and noise did; nothing for a run without."""
+    if record.secured is None:
+        return ""
+    words = "</p><p>".join(escape(line) for line in secured_words(record).splitlines())
+    rows = "".join(
+        f"<tr><th>{escape(site.site)}</th><td>{site.epsilon:.2f}</td>"
+        f"<td>{site.releases}</td><td>{site.produced}</td></tr>"
+        for site in record.secured.sites
+    )
+    head = "<tr><th>site</th><th>epsilon spent</th><th>updates charged</th><th>made</th></tr>"
+    table = f'<div class="sheet"><table>{head}{rows}</table></div>' if rows else ""
+    return f"<section><h2>What the coordinator could see</h2><p>{words}</p>{table}</section>"
 
 
 def _run(record: RunRecord) -> str:

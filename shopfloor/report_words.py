@@ -21,7 +21,7 @@ ROUGH_BELOW = 30
 
 
 def verdict(record: RunRecord) -> str:
-    """Five or six plain lines for the terminal; the first answers: did learning together help?
+    """Plain lines for the terminal; the first answers: did learning together help?
 
     Raises:
       ValueError: the record has no baseline or its served version was never judged.
@@ -38,6 +38,7 @@ def verdict(record: RunRecord) -> str:
         caution(record),
         accounting(record.updates),
         cost,
+        secured_words(record),
     ]
     return "\n".join(line for line in lines if line)
 
@@ -98,6 +99,34 @@ def accounting(updates: UpdateCounts) -> str:
         balance = f"The counts do not add up, off by {updates.on_the_way}: {balance}"
     copies = f"{updates.duplicates} duplicate{' was' if updates.duplicates == 1 else 's were'}"
     return f"{balance}. {_lost(updates)}; {copies} recognized and dropped."
+
+
+def secured_words(record: RunRecord) -> str:
+    """Two or three plain lines for the terminal; nothing for a run without masks."""
+    secured = record.secured
+    if secured is None:
+        return ""
+    quality, size = served_quality(record).pr_auc, bytes_words(record.bytes_per_update)
+    lines = [
+        (
+            f"The coordinator saw {secured.sums} sums, each over {secured.smallest} sites or more "
+            f"(the charter asks for {secured.k_min}), and no update by itself."
+        ),
+        (
+            f"Beside the same run without masks and noise: PR-AUC {quality:.2f} against "
+            f"{secured.plain_pr_auc:.2f}; {size} per update against "
+            f"{bytes_words(secured.plain_bytes)}."
+        ),
+    ]
+    if secured.budget:
+        most = max((site.epsilon for site in secured.sites), default=0.0)
+        over = [site.site for site in secured.sites if site.epsilon > secured.budget]
+        lines.append(
+            f"Differential privacy of single records: budget epsilon {secured.budget:g} at delta "
+            f"{secured.delta:g}, noise multiplier {secured.noise_multiplier:.2f}; most spent "
+            f"{most:.2f}" + (f"; OVER BUDGET: {', '.join(over)}." if over else ".")
+        )
+    return "\n".join(lines)
 
 
 def bytes_words(count: float) -> str:

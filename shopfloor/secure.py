@@ -13,7 +13,6 @@ from coordinator.app import DATABASE
 from coordinator.config import read_coordinator_settings
 from shopfloor.plant import DELTA, K_MIN, Plant
 from shopfloor.record import RunRecord, Secured, SitePrivacy, served_quality
-from shopfloor.report_words import bytes_words
 from wire.codec import open_envelope, parse_body
 from wire.messages import Manifest
 
@@ -43,34 +42,6 @@ def with_privacy(record: RunRecord, plain: RunRecord, plant: Plant) -> RunRecord
         sites=_ledgers(record, plant) if epsilon else [],
     )
     return msgspec.structs.replace(record, secured=secured)
-
-
-def secured_words(record: RunRecord) -> str:
-    """Two or three plain lines for the terminal; nothing for a run without masks."""
-    secured = record.secured
-    if secured is None:
-        return ""
-    quality, size = served_quality(record).pr_auc, bytes_words(record.bytes_per_update)
-    lines = [
-        (
-            f"The coordinator saw {secured.sums} sums, each over {secured.smallest} sites or more "
-            f"(the charter asks for {secured.k_min}), and no update by itself."
-        ),
-        (
-            f"Beside the same run without masks and noise: PR-AUC {quality:.2f} against "
-            f"{secured.plain_pr_auc:.2f}; {size} per update against "
-            f"{bytes_words(secured.plain_bytes)}."
-        ),
-    ]
-    if secured.budget:
-        most = max((site.epsilon for site in secured.sites), default=0.0)
-        over = [site.site for site in secured.sites if site.epsilon > secured.budget]
-        lines.append(
-            f"Differential privacy of single records: budget epsilon {secured.budget:g} at delta "
-            f"{secured.delta:g}, noise multiplier {secured.noise_multiplier:.2f}; most spent "
-            f"{most:.2f}" + (f"; OVER BUDGET: {', '.join(over)}." if over else ".")
-        )
-    return "\n".join(lines)
 
 
 def _sums(plant: Plant) -> tuple[int, int]:

@@ -182,7 +182,9 @@ def write_margin_slope(tape: Tape, loss: Loss, output: str) -> str:
     first[0, 0] = 1.0
     normal = tape.constant(first)
     others = tape.emit("Sub", output, tape.emit("Mul", normal, tape.scalar(_FAR)))
-    return _scaled(tape, tape.emit("Sub", tape.emit("Softmax", others, axis=1), normal), WEIGHTS, output)
+    return _scaled(
+        tape, tape.emit("Sub", tape.emit("Softmax", others, axis=1), normal), WEIGHTS, output
+    )
 
 
 def _write(tape: Tape, loss: Loss, output: str) -> _PerExample:

@@ -17,6 +17,8 @@ from agent.serve.values import data_value, text_id
 _READ: Final = 1
 _READ_HISTORY: Final = 4
 """Bits of AccessLevel (OPC 10000-3, 8.57)."""
+_ONE_DIMENSION: Final = 1
+"""A ValueRank (OPC 10000-3, 5.6.2); -1 is a scalar."""
 
 
 class AddressSpace:
@@ -51,9 +53,13 @@ class AddressSpace:
         data_type: str,
         description: str,
         definition: str = "BaseDataVariableType",
+        *,
+        is_array: bool = False,
     ) -> None:
-        """Add a component with a single value, at first waiting for it."""
+        """Add a component with a single value or an array, at first waiting for it."""
         item = self._variable(parent, name, data_type, definition)
+        if is_array:
+            item.NodeAttributes.ValueRank = _ONE_DIMENSION
         item.ReferenceTypeId = node_id("HasComponent")
         self._add(item, ua.QualifiedName(name, self._namespace), description)
 

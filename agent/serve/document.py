@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from agent.serve.score import Score
+from agent.serve.score import Driver, Score
 
 VERSION = 1
 Describe = msgspec.Meta
@@ -18,6 +18,24 @@ Describe = msgspec.Meta
 Unit = Annotated[str, Describe(description="Unit of `score`; empty for a probability.")]
 Sha256 = Annotated[str, Describe(description="SHA-256 of the model bundle, hexadecimal.")]
 Time = Annotated[str, Describe(description="UTC, ISO 8601.")]
+
+
+class DriverDocument(msgspec.Struct, frozen=True, kw_only=True):
+    """A channel that drove a score."""
+
+    channel: Annotated[str, Describe(description="The channel's name.")]
+    share: Annotated[
+        float,
+        Describe(
+            description="Of what all channels contributed, -1 to 1; negative where the channel "
+            "makes a predicted number smaller."
+        ),
+    ]
+    value: Annotated[
+        float | None,
+        Describe(description="The channel in the row scored, in `unit`; null for a waveform."),
+    ]
+    unit: Annotated[str, Describe(description="Unit of `value`.")]
 
 
 class ScoreDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +70,13 @@ class ScoreDocument(msgspec.Struct, frozen=True, kw_only=True):
         str, Describe(description="Which model scores: `global`, or this site's own kind.")
     ]
     health: Annotated[str, Describe(description="`ok`, or what is wrong with the agent.")]
+    drivers: Annotated[
+        list[DriverDocument] | msgspec.UnsetType,
+        Describe(
+            description="The channels that drove the score, largest share first; absent where it "
+            "was not explained."
+        ),
+    ] = msgspec.UNSET
 
 
 class AvailabilityDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +114,7 @@ def score_document(score: Score, *, site: str, agent: str, health: str) -> bytes
             version=origin.version,
             serving=origin.serving,
             health=health,
+            drivers=[_driver(driver) for driver in score.drivers] or msgspec.UNSET,
         )
     )
 
@@ -122,6 +148,15 @@ def schema() -> dict[str, Any]:
 def iso(time: datetime) -> str:
     """A UTC time as `2026-03-14T15:09:26.535897Z`."""
     return f"{time:%Y-%m-%dT%H:%M:%S.%f}Z"
+
+
+def _driver(driver: Driver) -> DriverDocument:
+    return DriverDocument(
+        channel=driver.channel,
+        share=round(driver.share, 4),
+        value=_number(driver.value),
+        unit=driver.unit,
+    )
 
 
 def _number(value: float) -> float | None:

@@ -7,7 +7,8 @@
 
 NodeIds are these texts in the namespace `urn:journeyman:agent:<agent>`, the same after each start;
 a % or / in a model's name is written %25 or %2F there.  Values that come from a row carry its
-source timestamp and status.
+source timestamp and status; so do the arrays of what drove a score, which stay until the next one
+that is explained.
 """
 
 import math
@@ -48,6 +49,14 @@ _VARIABLES: Final = {
     "Health": (_V.String, "ok, or what is wrong with the agent"),
 }
 """Of every model: type, and what people are told about it."""
+
+_DRIVERS: Final = {
+    "Drivers": (_V.String, "Channels that drove the newest score that was explained"),
+    "DriverShares": (_V.Double, "Of each: its share, negative where it lowers a number"),
+    "DriverValues": (_V.Double, "Of each: its value in that row; NaN for a waveform"),
+    "DriverUnits": (_V.String, "Of each: the unit of its value"),
+}
+"""Arrays of every model, of the same length; they wait until a score is explained."""
 
 
 class ScoreNodes:
@@ -115,6 +124,8 @@ class ModelNodes:
         for name, (kind, description) in _VARIABLES.items():
             definition = analog if name == "Score" else "BaseDataVariableType"
             space.add_variable(self._path, name, kind.name, description, definition)
+        for name, (kind, description) in _DRIVERS.items():
+            space.add_variable(self._path, name, kind.name, description, is_array=True)
         space.add_property(f"{self._path}/Score", "EngineeringUnits", "EUInformation")
         if is_limited:
             space.add_property(f"{self._path}/Score", "EURange", "Range")
@@ -136,6 +147,8 @@ class ModelNodes:
             ("Alarms", self._alarms),
         ):
             await self._write(name, value, stamp)
+        if score.drivers:
+            await self._show_drivers(score)
         path = f"{self._path}/Score"
         self._space.add_to_history(path, score.source_timestamp_us, score.value, score.status)
 
@@ -168,6 +181,18 @@ class ModelNodes:
         for name, value in structures.items():
             path = f"{self._path}/Score/{name}"
             await self._space.write(path, value, _V.ExtensionObject, now)
+
+    async def _show_drivers(self, score: Score) -> None:
+        """Show what drove a score; it stays for those who look later, with that row's time."""
+        columns: tuple[list[object], ...] = (
+            [driver.channel for driver in score.drivers],
+            [driver.share for driver in score.drivers],
+            [driver.value for driver in score.drivers],
+            [driver.unit for driver in score.drivers],
+        )
+        for (name, (kind, _)), values in zip(_DRIVERS.items(), columns, strict=True):
+            path = f"{self._path}/{name}"
+            await self._space.write(path, values, kind, score.source_time, score.status)
 
     async def _write(
         self, name: str, value: object, stamp: datetime, status: int = STATUS_GOOD

@@ -6,6 +6,7 @@ Invariant: a score whose status is Bad is NaN, and so is its confidence.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -60,6 +61,31 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class Driver:
+    """A channel that drove a score (`agent/attribution.py`).
+
+    Attributes:
+      channel: its name.
+      share: of what all channels contributed, by size, -1 to 1: of an alarm positive; negative
+        where it makes a predicted number smaller.
+      value: of the channel in the row scored, in `unit`; NaN for a waveform.
+      unit: of the value.
+    """
+
+    channel: str
+    share: float
+    value: float = math.nan
+    unit: str = ""
+
+    def __str__(self) -> str:
+        """In words: `tool_wear 62 % (215 min)`."""
+        words = f"{self.channel} {100 * self.share:.0f} %"
+        if math.isnan(self.value):
+            return words
+        return f"{words} ({f'{self.value:.6g} {self.unit}'.rstrip()})"
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """What one model says about one row or window.
 
@@ -74,6 +100,7 @@ class Score:
       is_alarm: the score reached the threshold.
       confidence: 0 undecided to 1 certain, see `decide.py`; NaN where the model gives none.
       status: OPC UA StatusCode: Uncertain when inputs were held or stale, Bad without a score.
+      drivers: the channels that drove it, largest share first; empty where it is not explained.
     """
 
     origin: Origin
@@ -84,6 +111,7 @@ class Score:
     is_alarm: bool = False
     confidence: float = math.nan
     status: int = STATUS_GOOD
+    drivers: tuple[Driver, ...] = ()
 
     def __post_init__(self) -> None:
         """Keep the invariant: a number that is none is Bad, and what is Bad has no number."""
@@ -109,12 +137,13 @@ class Score:
         return time_of(self.source_timestamp_us)
 
 
-_NOTHING: Final = {
+_NOTHING: Final[Mapping[str, object]] = {
     "value": math.nan,
     "confidence": math.nan,
     "decision": "",
     "code": 0,
     "is_alarm": False,
+    "drivers": (),
 }
 _SEVERITIES: Final = {GOOD: "good", UNCERTAIN: "uncertain", BAD: "bad"}
 

@@ -100,11 +100,16 @@ class ScoresTable(Settings, frozen=True, kw_only=True):
     Attributes:
       stale_after_s: without a new score for so long, the last one is marked as stale; 0: never.
       queue: scores that wait for an output that is slow or away; then the oldest are dropped.
+      drivers: channels to name with an alarm, those that drove it the most, with their present
+        values; predicted numbers have them too; 0: none.
+      drivers_every_s: at most one score in so many seconds is explained, the newest.
       write_back: nodes of machines' servers that the agent writes.
     """
 
     stale_after_s: Annotated[float, msgspec.Meta(ge=0, le=864_000)] = 60.0
     queue: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1000
+    drivers: Annotated[int, msgspec.Meta(ge=0, le=20)] = 3
+    drivers_every_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 1.0
     mqtt: MqttSettings | None = None
     opcua: OpcUaServerSettings | None = None
     write_back: Annotated[tuple[WriteBackSettings, ...], msgspec.Meta(max_length=100)] = ()

@@ -22,8 +22,8 @@ from wire.topics import Topics
 
 logger = logging.getLogger(__name__)
 
-AGAIN_S = 5.0
-"""What was not answered is asked again after so long, and a second later for each megabyte."""
+AGAIN_S = 15.0
+"""What was not answered is asked again after so long: five million parameters decrypt in 2 s."""
 _EXAMINE_BYTES = 100_000
 """A header and a credential have 600 bytes at least: 256 of them do not fit."""
 
@@ -71,6 +71,8 @@ class Decryption:
     _asked_s: dict[bytes, float] = field(default_factory=dict)
     _endorsed: set[bytes] = field(default_factory=set)
     """Manifests whose ciphertexts are due now."""
+    _sent: set[bytes] = field(default_factory=set)
+    """Manifests whose ciphertexts are on their way since the last look."""
     _assemblies: dict[bytes, Assembly] = field(default_factory=dict)
 
     @property
@@ -143,12 +145,15 @@ class Decryption:
         waiting = [digest for digest, _ in self.sums.rows.undecided()]
         self._asked_s = {at: s for at, s in self._asked_s.items() if at in waiting}
         for digest in waiting:
-            if now_s < self._asked_s.get(digest, 0.0) or digest in self._endorsed:
-                continue
-            question = self.sums.question(digest)
-            self._asked_s[digest] = now_s + AGAIN_S + len(question.ciphertexts) / 1e6
-            yield from _examines(question)
-            yield question.manifest
+            is_new = now_s >= self._asked_s.get(digest, 0.0) and digest not in self._endorsed
+            if is_new or digest in self._sent:
+                self._asked_s[digest] = now_s + AGAIN_S
+            if digest in self._sent:
+                self._sent.discard(digest)
+            elif is_new:
+                question = self.sums.question(digest)
+                yield from _examines(question)
+                yield question.manifest
 
     def parts(self, topics: Topics) -> Iterator[tuple[str, bytes]]:
         """Topics and parts of ciphertexts whose manifests were endorsed since the last call."""
@@ -157,9 +162,10 @@ class Decryption:
             manifest = self._manifest(digest)
             if manifest is None:
                 continue
-            whole, name = self.sums.question(digest).ciphertexts, manifest.subject.hex()
+            whole, name = self.sums.ciphertexts(digest), manifest.subject.hex()
             for offset in range(0, len(whole), self.part_bytes):
                 yield topics.model(name, offset), whole[offset : offset + self.part_bytes]
+            self._sent.add(digest)
 
 
 def _examines(question: Question) -> Iterator[Examine]:

@@ -49,12 +49,10 @@ class Question:
     Attributes:
       manifest: envelope.
       shown: header of each member, as its agent signed it, and that agent's credential.
-      ciphertexts: of the sums, bucket after bucket in ascending order.
     """
 
     manifest: bytes
     shown: tuple[tuple[bytes, bytes], ...]
-    ciphertexts: bytes
 
 
 class EncryptedSums:
@@ -110,8 +108,15 @@ class EncryptedSums:
         """
         envelope, manifest = self._waiting(digest)
         shown = [self.rows.envelope(member.report) for member in manifest.members]
-        found = [each for each in shown if each is not None]
-        return Question(envelope, tuple(found), self._ciphertexts(manifest))
+        return Question(envelope, tuple(each for each in shown if each is not None))
+
+    def ciphertexts(self, digest: bytes) -> bytes:
+        """Sums of a manifest that waits, bucket after bucket; the same bytes each time.
+
+        Raises:
+          MalformedError: there is none of this digest.
+        """
+        return self._ciphertexts(self._waiting(digest)[1])
 
     def refused(self, endorsement: Endorsement) -> list[tuple[Sealed, str]]:
         """Take back a manifest that is refused for good; return the members that are lost, and why.
@@ -158,7 +163,7 @@ class EncryptedSums:
         raise MalformedError("no manifest of this digest waits to be decrypted")
 
     def _ciphertexts(self, manifest: Manifest) -> bytes:
-        """Sums of the manifest's buckets; the same bytes each time."""
+        """Sums of the manifest's buckets, ascending."""
         flood = self._flood(manifest)
         parts = []
         for bucket in filled_buckets(manifest):

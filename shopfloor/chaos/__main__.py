@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shopfloor.chaos.report import Outcome, explanation, last_line, table
 from shopfloor.chaos.run import Options, run_chaos
-from shopfloor.chaos.schedule import KINDS
+from shopfloor.chaos.schedule import ALL_KINDS, kinds_of
 from shopfloor.faults.shim import ShimError
 from shopfloor.processes import ChildError
 
@@ -27,7 +27,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="chooses what happens when, to whom")
     parser.add_argument("--out", type=Path, help="a new or empty directory, kept after the run")
     parser.add_argument(
-        "--kinds", type=_kinds, default=tuple(KINDS), help=f"of {', '.join(KINDS)} (default: all)"
+        "--kinds", type=_kinds, help=f"of {', '.join(ALL_KINDS)} (default: all that apply)"
+    )
+    parser.add_argument(
+        "--secure",
+        nargs="?",
+        const="restored",
+        default="",
+        choices=("restored", "down"),
+        help="masked updates and three helpers, killed as well; the last one's store is restored "
+        "from an old copy in the midst (default), or it is down throughout",
     )
     return parser
 
@@ -41,9 +50,9 @@ def _positive(text: str) -> int:
 
 def _kinds(text: str) -> tuple[str, ...]:
     kinds = tuple(text.split(","))
-    unknown = [kind for kind in kinds if kind not in KINDS]
+    unknown = [kind for kind in kinds if kind not in ALL_KINDS]
     if unknown:
-        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not among {', '.join(KINDS)}")
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not among {', '.join(ALL_KINDS)}")
     return kinds
 
 
@@ -65,7 +74,10 @@ def main() -> int:
     out = options.out or Path(tempfile.mkdtemp(prefix="journeyman-chaos-"))
     print(f"[chaos] {options.faults} faults by seed {options.seed}, in {out}", flush=True)
     outcome, status = None, 0
-    chosen = Options(options.faults, options.seed, out, options.kinds)
+    chosen = Options(options.faults, options.seed, out, options.kinds, options.secure)
+    missing = set(options.kinds or ()) - kinds_of(chosen.helpers).keys()
+    if missing:
+        parser.error(f"--kinds {', '.join(sorted(missing))}: no such helper here; see --secure")
     try:
         outcome = asyncio.run(_run_until_told(chosen))
     except* (ChildError, ShimError, OSError) as group:

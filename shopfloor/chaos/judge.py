@@ -4,17 +4,19 @@ Everything is read again from the disk, so a run that was kept can be judged aga
 was tampered with is judged as what it became (`tests/fleet/test_chaos.py`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shopfloor.chaos.accounts import StoreAccount, read_buried, read_outbox, read_store
+from shopfloor.chaos.helpers import problems_of, read_helper
 from shopfloor.chaos.layout import DECAY, FEDERATION, LEARNING_RATE, STALENESS_CAP, Layout
 from shopfloor.chaos.reckoning import Heard, Reckoning, reckon
 from shopfloor.chaos.refold import Recipe, refold
-from shopfloor.chaos.schedule import AGENTS
+from shopfloor.chaos.schedule import AGENTS, HELPERS
 from shopfloor.chaos.tape import Tape
 from shopfloor.ledger import Ledger
 from wire.bundle import read_bundle
 from wire.keys import CHARTER, ROOT_KEY
+from wire.sealing_keys import read_sealing_key
 from wire.signing import read_private_key
 from wire.tensors import flatten
 from wire.trust import read_charter
@@ -27,12 +29,14 @@ class Verdict:
     Attributes:
       differences: where the weights do not follow from the updates; empty when all bits are equal.
       set_aside: files that a program took for damaged; none of these faults damages one.
+      helpers: what helpers did that they must never do.
     """
 
     reckoning: Reckoning
     differences: list[str]
     store: StoreAccount
     set_aside: list[str]
+    helpers: list[str] = field(default_factory=list)
 
     @property
     def lost(self) -> int:
@@ -72,7 +76,16 @@ def judge(layout: Layout) -> Verdict:
     tape.close()
     reckoning = reckon([*agents, *read_buried(layout.buried)], store, heard)
     set_aside = [str(file) for file in layout.directory.glob("*/*.damaged-*")]
-    return Verdict(reckoning, differences, store, sorted(set_aside))
+    return Verdict(reckoning, differences, store, sorted(set_aside), _helpers(layout))
+
+
+def _helpers(layout: Layout) -> list[str]:
+    living = [read_helper(name, layout.state(name)) for name in layout.helpers]
+    replaced, copied = None, None
+    if layout.replaced.exists():
+        replaced = read_helper(HELPERS[-1], layout.replaced)
+        copied = read_helper(HELPERS[-1], layout.copy(HELPERS[-1]))
+    return problems_of(living, replaced, copied)
 
 
 def _recipe(layout: Layout) -> Recipe:
@@ -80,4 +93,15 @@ def _recipe(layout: Layout) -> Recipe:
     trust = read_charter((keys / CHARTER).read_bytes(), read_private_key(keys / ROOT_KEY).public)
     bundle = read_bundle((layout.directory / "bundle.jm").read_bytes(), trust)
     start = flatten(bundle.weights)
-    return Recipe(start, bundle.manifest.shared_shapes, LEARNING_RATE, STALENESS_CAP, DECAY)
+    return Recipe(
+        start,
+        bundle.manifest.shared_shapes,
+        LEARNING_RATE,
+        STALENESS_CAP,
+        DECAY,
+        sealing_keys=tuple(
+            read_sealing_key(layout.sealing_key(name)).raw for name in layout.helpers
+        ),
+        federation=FEDERATION,
+        k_min=trust.charter.k_min,
+    )

@@ -2,8 +2,10 @@
 
     RUN/  machine.csv  keys/  bundle.jm  job.toml
           gateway-1.toml ... coordinator.toml mosquitto.conf    configurations
+          notary.toml ... notary/ ...                           three helpers, in secure mode
           gateway-1/ ... coordinator/ broker/                   state directories
-          copies/gateway-1/ ...                                 old copies of agents' disks
+          copies/gateway-1/ ...                                 old copies of disks
+          replaced/                                             a helper's disk before an old copy
           tape/  witness/                                       what the links and the observer saw
           buried.jsonl                                          what wiped outboxes knew
 
@@ -23,16 +25,21 @@ from typing import Final
 import msgspec
 
 from agent.authoring import build_bundle, read_bundle_settings
-from shopfloor.chaos.schedule import AGENTS, BROKER, COORDINATOR
+from coordinator.helper.identity import make_helper
+from coordinator.helper.store import make_store
+from shopfloor.chaos.schedule import AGENTS, BROKER, COORDINATOR, HELPERS
 from shopfloor.machine import NAMESPACE_URI
 from shopfloor.milling import generate, write_csv
 from shopfloor.plant import JOB, channels_toml
 from wire.keys import AUTHOR_KEY, make_agent, make_federation
+from wire.messages import HelperKeys
 from wire.signing import read_private_key
 
 FEDERATION: Final = "chaos"
 LEARNING_RATE: Final = 0.5
 STALENESS_CAP: Final = 20
+K_MIN: Final = 3
+"""Of the charter in secure mode: sites in each sum, of four."""
 DECAY: Final = 2.0
 _ROWS: Final = 40_000
 ROWS_PER_S: Final = 25.0
@@ -85,6 +92,20 @@ class Layout:
         return self.state(COORDINATOR) / "coordinator.db"
 
     @property
+    def helpers(self) -> tuple[str, ...]:
+        """Helpers of secure aggregation, in the charter's order; none without it."""
+        return tuple(name for name in HELPERS if self.sealing_key(name).exists())
+
+    def sealing_key(self, helper: str) -> Path:
+        """A helper's private sealing key."""
+        return self.directory / "keys" / f"{helper}.sealing.key"
+
+    @property
+    def replaced(self) -> Path:
+        """The disk of a helper as it was before an old copy took its place."""
+        return self.directory / "replaced"
+
+    @property
     def buried(self) -> Path:
         """What outboxes knew whose disk was wiped or replaced."""
         return self.directory / "buried.jsonl"
@@ -100,27 +121,37 @@ class Layout:
         return self.directory / "witness"
 
 
-def lay_out(directory: Path, seed: int) -> Layout:
+def lay_out(directory: Path, seed: int, *, is_secure: bool = False) -> Layout:
     """Write the run directory.
+
+    Args:
+      directory: where.
+      seed: of the machine's table and of the first weights.
+      is_secure: updates are masked, and three helpers open sums.
 
     Raises:
       OSError: the directory can not be written.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    clients = (*AGENTS, COORDINATOR)
+    helpers = HELPERS if is_secure else ()
+    clients = (*AGENTS, COORDINATOR, *helpers)
     ports = _free_ports(2 + len(clients))
     links = dict(zip(clients, ports[2:], strict=True))
     layout = Layout(directory, ports[0], ports[1], links)
     write_csv(generate(_ROWS, seed), directory / "machine.csv")
     keys = directory / "keys"
-    root = make_federation(keys, FEDERATION).raw.hex()
+    public = tuple(_make_helper(layout, name) for name in helpers)
+    k_min = K_MIN if is_secure else 1
+    root = make_federation(keys, FEDERATION, k_min=k_min, helpers=public).raw.hex()
     _write_bundle(layout, seed)
     for at, agent in enumerate(AGENTS):
         make_agent(keys, FEDERATION, agent, f"site-{at + 1}", serial=1)
         layout.config(agent).write_text(_agent_toml(layout, agent, at, root))
+    for name in helpers:
+        layout.config(name).write_text(_helper_toml(layout, name, root))
     layout.config(COORDINATOR).write_text(_coordinator_toml(layout, root))
     for name in (*clients, BROKER):
-        layout.state(name).mkdir()
+        layout.state(name).mkdir(exist_ok=True)
     (directory / "mosquitto.conf").write_text(_broker_conf(layout))
     return layout
 
@@ -153,6 +184,13 @@ def broker_command(layout: Layout) -> list[str]:
     if found is None:
         raise FileNotFoundError("mosquitto is not installed; on Debian: apt install mosquitto")
     return [found, "-c", str(layout.directory / "mosquitto.conf")]
+
+
+def _make_helper(layout: Layout, name: str) -> HelperKeys:
+    """Make a helper's keys and the store that goes with them."""
+    keys = make_helper(layout.directory / "keys", name)
+    make_store(layout.state(name), keys)
+    return keys
 
 
 def _write_bundle(layout: Layout, seed: int) -> None:
@@ -219,7 +257,30 @@ queue_size = 10000
 {channels_toml()}"""
 
 
+def _helper_toml(layout: Layout, name: str, root: str) -> str:
+    return f"""\
+[helper]
+name = "{name}"
+state_dir = "{name}"
+
+[trust]
+root = "{root}"
+charter = "keys/charter.jm"
+signing_key = "keys/{name}.signing.key"
+sealing_key = "keys/{name}.sealing.key"
+
+[broker]
+port = {layout.link_ports[name]}
+keepalive_s = 2
+ack_timeout_s = 3
+"""
+
+
 def _coordinator_toml(layout: Layout, root: str) -> str:
+    """In secure mode a full ring of 16 bits holds 12 updates; weights are in units of 20 rows."""
+    weights = "weight_cap = 10000"
+    if layout.helpers:
+        weights = 'protection = "masked"\nring = 16\nweight_unit = 20\nweight_cap = 20'
     return f"""\
 [coordinator]
 state_dir = "{COORDINATOR}"
@@ -248,7 +309,7 @@ decay = {DECAY}
 
 [gate]
 every = 10
-quorum = 2
+quorum = {max(2, K_MIN if layout.helpers else 0)}
 tolerance = 1.0
 deadline_s = 20
 
@@ -261,7 +322,7 @@ min_rows = 16
 clip_norm = 3.0
 scale = 0.002
 bits = 8
-weight_cap = 10000
+{weights}
 updates_per_version = 4
 staleness_cap = {STALENESS_CAP}
 """

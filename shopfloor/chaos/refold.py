@@ -5,8 +5,12 @@ coefficient again from its own header (`wire/PROTOCOL.md`, "Updates are integers
 another order, takes the step of FedBuff with plain SGD (Nguyen et al., arXiv:2106.06639, algorithm
 1), and compares the SHA-256 of the weights' file with what the store and the heads say.  A version
 without members begins a lineage: its weights must be an average of versions before it.
+
+In secure mode the integers come from under their masks (`unmasking.py`), and coefficients are
+levelled (`wire/SECURE.md`, "Manifest and endorsement").
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +18,7 @@ from numpy.typing import NDArray
 
 from shopfloor.chaos.accounts import Member, StoreAccount
 from shopfloor.chaos.tape import Tape, Taped
+from shopfloor.chaos.unmasking import unmasked
 from wire.chunks import sha256
 from wire.tensors import Shapes, unflatten, write_params
 
@@ -28,6 +33,9 @@ class Recipe:
       learning_rate: of the server's SGD.
       staleness_cap: versions of age up to which an update counts in full.
       decay: of the average of the versions, which is what is served.
+      sealing_keys: the helpers' private ones; none: updates are not masked.
+      federation: as boxes are bound to it.
+      k_min: sites that each masked sum has to weigh as.
     """
 
     start: NDArray[np.float32]
@@ -35,6 +43,9 @@ class Recipe:
     learning_rate: float
     staleness_cap: int
     decay: float
+    sealing_keys: tuple[bytes, ...] = ()
+    federation: str = ""
+    k_min: int = 1
 
 
 def refold(
@@ -100,22 +111,47 @@ def _mean_delta(
     """The weighted mean delta, float64, shape (P,), or why it can not be computed."""
     total = np.zeros(len(recipe.start), np.int64)
     weight, scales = 0, set[float]()
-    for member in reversed(members):
-        taped = tape.header(member.update, member.digest)
+    found = [tape.header(member.update, member.digest) for member in members]
+    headers = [taped for taped in found if taped is not None]
+    if len(headers) < len(members):
+        return "the tape does not have the headers of all its members"
+    coefficients = _coefficients(recipe, headers, version)
+    for member, taped, coefficient in reversed(
+        list(zip(members, headers, coefficients, strict=True))
+    ):
         content = tape.content(member.update, member.digest)
-        if taped is None or content is None:
+        if content is None:
             return f"the tape does not have the bytes of {member.update}"
-        coefficient = _coefficient(taped, version, recipe.staleness_cap)
         if coefficient != member.coefficient:
             return f"{member.update} counts {member.coefficient} times instead of {coefficient}"
-        integers = np.frombuffer(content, "<i1" if taped.bits == 8 else "<i2")
-        total += coefficient * integers.astype(np.int64)
+        total += coefficient * _integers(recipe, taped, content)
         weight += coefficient
         scales.add(taped.scale)
     if len(scales) != 1:
         return f"its members have {len(scales)} scales"
     mean: NDArray[np.float64] = total.astype(np.float64) * (scales.pop() / weight)
     return mean
+
+
+def _integers(recipe: Recipe, taped: Taped, content: bytes) -> NDArray[np.int64]:
+    if taped.masked is None:
+        return np.frombuffer(content, "<i1" if taped.bits == 8 else "<i2").astype(np.int64)
+    keys, federation = recipe.sealing_keys, recipe.federation
+    return unmasked(content, taped.masked, keys, federation, taped.update, taped.digest)
+
+
+def _coefficients(recipe: Recipe, headers: list[Taped], version: int) -> list[int]:
+    """What each update weighs; here every agent is a site of its own."""
+    due = [_coefficient(taped, version, recipe.staleness_cap) for taped in headers]
+    cap = max(due)
+    while recipe.sealing_keys and cap > 1:
+        sites = Counter[str]()
+        for taped, weight in zip(headers, due, strict=True):
+            sites[taped.update[0]] += min(weight, cap)
+        if sites.total() ** 2 >= recipe.k_min * sum(each * each for each in sites.values()):
+            break
+        cap //= 2
+    return [min(weight, cap) for weight in due]
 
 
 def _coefficient(taped: Taped, version: int, staleness_cap: int) -> int:

@@ -8,7 +8,7 @@ from typing import Final
 
 from shopfloor.chaos.judge import Verdict
 from shopfloor.chaos.reckoning import Finding
-from shopfloor.chaos.schedule import KINDS
+from shopfloor.chaos.schedule import ALL_KINDS
 from shopfloor.chaos.strikes import Tally
 from wire.messages import TERMINAL
 
@@ -32,6 +32,7 @@ class Outcome:
 
     Attributes:
       wanted: how many faults were asked for.
+      secure: as in the run's options; empty: updates were plain.
       tallies: by kind of fault.
       starts: how often each program was started.
       fell: exit statuses of processes that nobody killed, by program.
@@ -49,6 +50,7 @@ class Outcome:
     struck_s: float
     wall_s: float
     open_at_end: str
+    secure: str = ""
 
     @property
     def faults(self) -> int:
@@ -64,6 +66,7 @@ class Outcome:
             f"{verdict.lost} updates were lost": verdict.lost,
             f"{verdict.doubled} updates were doubled": verdict.doubled,
             "the weights do not follow from the updates": verdict.differences,
+            f"helpers broke their word: {verdict.helpers[:3]}": verdict.helpers,
             f"sound files were taken for damaged: {verdict.set_aside[:3]}": verdict.set_aside,
             f"the outboxes did not become empty in time: {self.open_at_end}": self.open_at_end,
             f"only {self.faults} of {self.wanted} faults happened": self.faults < self.wanted,
@@ -77,7 +80,7 @@ class Outcome:
 def table(outcome: Outcome) -> str:
     """The run for people."""
     lines = [f"{'fault':<42}{'happened':>9}{'recovered':>10}{'median s':>9}{'longest s':>10}"]
-    for kind, rule in KINDS.items():
+    for kind, rule in ALL_KINDS.items():
         tally = outcome.tallies.get(kind)
         if tally is not None:
             lines.append(_row(rule.words, tally))
@@ -156,6 +159,7 @@ def last_line(outcome: Outcome) -> str:
             "lost": verdict.lost,
             "double": verdict.doubled,
             "bit_equal": not verdict.differences,
+            "secure": outcome.secure,
             "value": verdict.lost + verdict.doubled,
             "unit": "updates lost or counted twice",
             "target": 0,

@@ -6,9 +6,10 @@ import socket
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from asyncua import Client, ua
 
@@ -18,7 +19,7 @@ from shopfloor.chaos.accounts import last_version
 from shopfloor.chaos.judge import judge
 from shopfloor.chaos.layout import Layout, lay_out
 from shopfloor.chaos.report import FAULT_LOG, Outcome
-from shopfloor.chaos.schedule import AGENTS, COORDINATOR, KINDS, schedule
+from shopfloor.chaos.schedule import AGENTS, COORDINATOR, HELPERS, kinds_of, schedule
 from shopfloor.chaos.stage import Stage
 from shopfloor.chaos.strikes import Strikes
 from shopfloor.ledger import Ledger
@@ -39,13 +40,21 @@ class Options:
 
     Attributes:
       faults: how many have to happen.
-      kinds: which may.
+      kinds: which may; None: all there are.
+      secure: empty: plain updates.  Else masked ones and three helpers, the last of which is
+        `restored` from an old copy in the midst, or `down` throughout.
     """
 
     faults: int
     seed: int
     out: Path
-    kinds: tuple[str, ...] = tuple(KINDS)
+    kinds: tuple[str, ...] | None = None
+    secure: Literal["", "restored", "down"] = ""
+
+    @property
+    def helpers(self) -> tuple[str, ...]:
+        """Helpers that run."""
+        return {"": (), "restored": HELPERS, "down": HELPERS[:-1]}[self.secure]
 
 
 class Progress:
@@ -79,10 +88,10 @@ async def run_chaos(options: Options) -> Outcome:
       OSError: the directory can not be written, or mosquitto is not installed.
     """
     began_s = time.monotonic()
-    layout = lay_out(options.out, options.seed)
+    layout = lay_out(options.out, options.seed, is_secure=bool(options.secure))
     progress = Progress()
     async with Stage(layout, options.seed) as stage:
-        await _start(stage)
+        await _start(stage, options.helpers)
         strikes = Strikes(stage)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -105,19 +114,25 @@ async def run_chaos(options: Options) -> Outcome:
         struck_s=struck_s,
         wall_s=time.monotonic() - began_s,
         open_at_end=open_at_end,
+        secure=options.secure,
     )
 
 
-async def _start(stage: Stage) -> None:
+async def _start(stage: Stage, helpers: Sequence[str]) -> None:
     layout = stage.layout
     stage.start_broker_and_machine()
     await until(lambda: _answers(layout.broker_port), "the broker answers", _READY_S)
     await until(lambda: "ready" in _said(stage, "machine"), "the machine is ready", _READY_S)
-    stage.start_programs()
+    stage.start_programs(helpers)
     await until(lambda: "ready" in _said(stage, "observer"), "the observer is ready", _READY_S)
     await until(
         lambda: all(_status(layout, agent)[0] == "subscribed" for agent in AGENTS),
         "the agents are subscribed to the machine",
+        _READY_S,
+    )
+    await until(
+        lambda: all("connected as" in _said(stage, name) for name in helpers),
+        "the helpers are connected",
         _READY_S,
     )
     await _start_production(layout.machine_url)
@@ -128,7 +143,8 @@ async def _strike(options: Options, stage: Stage, strikes: Strikes, progress: Pr
     began_s = time.monotonic()
     late_s = 0.0
     with (stage.layout.directory / FAULT_LOG).open("w", buffering=1) as log:
-        for fault in schedule(options.seed, options.kinds):
+        rules = kinds_of(options.helpers)
+        for fault in schedule(options.seed, options.kinds or tuple(rules), rules):
             while (wait_s := began_s + late_s + fault.at_s - time.monotonic()) > 0:
                 await asyncio.sleep(min(wait_s, _LOOK_S))
                 progress.tell(_line(stage, strikes, options, began_s))

@@ -9,13 +9,15 @@ counted, and therefore the schedule has no end: the run stops when enough have h
 
 import math
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 AGENTS: Final = ("gateway-1", "gateway-2", "gateway-3", "gateway-4")
 COORDINATOR: Final = "coordinator"
 BROKER: Final = "broker"
+HELPERS: Final = ("notary", "union", "insurer")
+"""Of secure aggregation.  The last one is the one that is down throughout, or is restored."""
 _CLIENTS: Final = (*AGENTS, COORDINATOR)
 
 MEAN_SPACING_S: Final = 0.8
@@ -60,6 +62,25 @@ KINDS: Final[dict[str, Kind]] = {
 }
 
 
+def kinds_of(helpers: Sequence[str]) -> dict[str, Kind]:
+    """The kinds of a run with these helpers: what befalls a client befalls a helper too."""
+    if not helpers:
+        return dict(KINDS)
+    everybody = (*_CLIENTS, *helpers)
+    found = {
+        name: replace(kind, targets=everybody) if kind.targets == _CLIENTS else kind
+        for name, kind in KINDS.items()
+    }
+    found["kill-helper"] = Kind("kill -9 of a helper", 14, tuple(helpers), (0.1, 3.0))
+    if HELPERS[-1] in helpers:
+        words = "a helper's store restored from an old copy"
+        found["restore-helper"] = Kind(words, 1, HELPERS[-1:], (0.1, 1.0))
+    return found
+
+
+ALL_KINDS: Final = kinds_of(HELPERS)
+
+
 @dataclass(frozen=True)
 class Fault:
     """One fault of the schedule.
@@ -80,22 +101,25 @@ class Fault:
     delay_s: float = 0.0
 
 
-def schedule(seed: int, kinds: Sequence[str] = tuple(KINDS)) -> Iterator[Fault]:
+def schedule(
+    seed: int, kinds: Sequence[str] = tuple(KINDS), rules: Mapping[str, Kind] = KINDS
+) -> Iterator[Fault]:
     """Yield faults without end, in order of time.
 
     Args:
-      seed: any integer; the same seed and kinds give the same faults.
+      seed: any integer; the same seed, kinds and rules give the same faults.
       kinds: which may come.
+      rules: of all kinds.
     """
     rng = random.Random(f"chaos:{seed}")
     # Restored comes last of the first ones: an old copy has to become old.
     first = sorted(rng.sample(list(kinds), len(kinds)), key=lambda kind: kind != "restore-card")
-    weights = [KINDS[kind].weight for kind in kinds]
+    weights = [rules[kind].weight for kind in kinds]
     at_s = 0.0
     for spacing_s in _spacings(rng):
         at_s += spacing_s
         kind = first.pop() if first else rng.choices(list(kinds), weights)[0]
-        yield _drawn(rng, at_s, kind)
+        yield _drawn(rng, at_s, kind, rules[kind])
 
 
 def _spacings(rng: random.Random) -> Iterator[float]:
@@ -106,8 +130,7 @@ def _spacings(rng: random.Random) -> Iterator[float]:
         yield from (-MEAN_SPACING_S * math.log(1.0 - share) for share in shares)
 
 
-def _drawn(rng: random.Random, at_s: float, kind: str) -> Fault:
-    rule = KINDS[kind]
+def _drawn(rng: random.Random, at_s: float, kind: str, rule: Kind) -> Fault:
     targets = tuple(rng.sample(rule.targets, len(rule.targets)))
     lasts_s = rng.uniform(*rule.lasts_s)
     if kind == "clock":

@@ -2,7 +2,8 @@
 
     machine ─OPC UA─ gateway-1 .. 4 ─link 1 .. 4─┐
                                                  ├─ broker ─ observer
-                         coordinator ─── link 5 ─┘
+                         coordinator ─── link 5 ─┤
+                    notary, union, insurer ─ 6 .. 8 (secure mode)
 
 Programs, broker, machine and observer are processes of their own; the links run here, because the
 tape is in them and because they tell when a program is connected again.  `strikes.py` does the
@@ -12,7 +13,7 @@ harm.
 import asyncio
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -91,8 +92,8 @@ class Stage:
             ),
         )
 
-    def start_programs(self) -> None:
-        """Start observer, coordinator and agents."""
+    def start_programs(self, helpers: Sequence[str]) -> None:
+        """Start observer, coordinator, agents and these helpers."""
         layout = self.layout
         self._add(
             "observer",
@@ -103,9 +104,10 @@ class Stage:
             ),
         )
         shim = build(layout.directory / "shim")
-        for name in (COORDINATOR, *AGENTS):
+        modules = dict.fromkeys(helpers, "coordinator.helper.main")
+        modules |= {COORDINATOR: "coordinator.main", **dict.fromkeys(AGENTS, "agent.main")}
+        for name, module in modules.items():
             control = self.controls[name] = Control.create(layout.directory / f"{name}.faults")
-            module = "coordinator.main" if name == COORDINATOR else "agent.main"
             command = python(module, "run", layout.config(name))
             self._add(name, command, environment(shim, control, layout.state(name)))
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from shopfloor.chaos.accounts import bury, read_outbox
-from shopfloor.chaos.schedule import BROKER, Fault
+from shopfloor.chaos.helpers import endorsements
+from shopfloor.chaos.schedule import BROKER, HELPERS, Fault
 from shopfloor.chaos.stage import Stage
 
 _ERRORS: Final = {"disk-full": errno.ENOSPC, "disk-read-only": errno.EROFS}
@@ -22,6 +23,8 @@ _SHARE: Final = 0.5
 """Share of the messages that a disturbed link repeats or lets others overtake."""
 _OLD_S: Final = 5.0
 """Age of a copy of a disk that is worth restoring."""
+_TOLD_S: Final = 5.0
+"""A broker that runs so long has been told how often each helper promised."""
 
 
 @dataclass
@@ -59,11 +62,13 @@ class Strikes:
         self._undoing: dict[asyncio.Task[None], Callable[[], None]] = {}
         self._copied_s: dict[str, float] = {}
         self._busy: set[tuple[str, str]] = set()
+        self._put_off: Fault | None = None
+        self._broker_struck_s = time.monotonic()
         stage.on_connected = self._connected
         self._ways: dict[str, Callable[[_Harm], bool]] = {
             "kill-agent": self._kill_agent,
             "kill-coordinator": self._kill,
-            "kill-broker": self._kill,
+            "kill-broker": self._kill_broker,
             "wipe-broker": self._wipe_broker,
             "cut": self._cut,
             "blackhole": self._cut,
@@ -75,6 +80,8 @@ class Strikes:
             "disk-read-only": self._fail_disk,
             "restore-card": self._restore_card,
             "wipe-card": self._wipe_card,
+            "kill-helper": self._kill_helper,
+            "restore-helper": self._restore_helper,
         }
 
     @property
@@ -84,6 +91,9 @@ class Strikes:
 
     def strike(self, fault: Fault) -> str | None:
         """Let a fault happen to the first of its targets that it can happen to; return which."""
+        put_off, self._put_off = self._put_off, None
+        if put_off is not None:
+            self.strike(put_off)
         tally = self.tallies.setdefault(fault.kind, Tally())
         for target in fault.targets:
             harm = _Harm(fault, target, time.monotonic(), is_over=False)
@@ -91,6 +101,8 @@ class Strikes:
                 tally.happened += 1
                 return target
         tally.missed += 1
+        if fault.kind == "restore-helper" and not self._stage.layout.replaced.exists():
+            self._put_off = fault  # until there is something to restore from
         return None
 
     async def finish(self) -> None:
@@ -119,8 +131,49 @@ class Strikes:
     def _kill_agent(self, harm: _Harm) -> bool:
         return self._kill(harm, lambda: self._copy_card(harm.target))
 
+    def _kill_broker(self, harm: _Harm) -> bool:
+        if not self._kill(harm):
+            return False
+        self._broker_struck_s = time.monotonic()
+        return True
+
     def _wipe_broker(self, harm: _Harm) -> bool:
-        return self._kill(harm, lambda: self._empty(harm.target))
+        if self._is_copy_unnoticed or not self._kill(harm, lambda: self._empty(harm.target)):
+            return False
+        self._broker_struck_s = time.monotonic()
+        return True
+
+    def _kill_helper(self, harm: _Harm) -> bool:
+        is_copied = harm.target == HELPERS[-1]
+        return self._kill(harm, (lambda: self._copy_card(harm.target)) if is_copied else None)
+
+    def _restore_helper(self, harm: _Harm) -> bool:
+        """Once; and only while the broker can tell that the copy is old.
+
+        What the broker has forgotten is documented not to be noticed (`wire/SECURE.md`).
+        """
+        helper, layout, now_s = harm.target, self._stage.layout, time.monotonic()
+        state, copy = layout.state(helper), layout.copy(helper)
+        is_told = now_s - self._broker_struck_s > _TOLD_S and not self._stage.links[helper].is_down
+        is_old = now_s - self._copied_s.get(helper, now_s) > _OLD_S
+        if layout.replaced.exists() or not is_told or not is_old:
+            return False
+        if endorsements(state) <= endorsements(copy):
+            return False
+
+        def restore() -> None:
+            shutil.copytree(state, layout.replaced)
+            self._empty(helper)
+            shutil.copytree(copy, state, dirs_exist_ok=True)
+
+        return self._kill(harm, restore)
+
+    @property
+    def _is_copy_unnoticed(self) -> bool:
+        """Whether a restored helper has not seen yet that it is one."""
+        said = self._stage.log(HELPERS[-1])
+        replaced = self._stage.layout.replaced
+        return replaced.exists() and b"ALARM restored" not in said.read_bytes()
 
     def _wipe_card(self, harm: _Harm) -> bool:
         def wipe() -> None:

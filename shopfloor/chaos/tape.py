@@ -18,7 +18,7 @@ from shopfloor.ledger import UpdateId
 from wire.chunks import sha256
 from wire.codec import open_envelope, parse_body
 from wire.errors import WireError
-from wire.messages import UpdateHeader
+from wire.messages import Masked, UpdateHeader
 from wire.topics import Topics
 
 _FILE = "updates.jsonl"
@@ -36,6 +36,7 @@ class Taped(msgspec.Struct, frozen=True):
     weight: int
     lineage: int
     base_version: int
+    masked: Masked | None = None
 
 
 class Tape:
@@ -74,6 +75,7 @@ class Tape:
             header.weight,
             header.lineage,
             header.base_version,
+            header.masked,
         )
         if taped not in self._known.get((taped.update, taped.digest), []):
             self._keep(taped)

@@ -20,6 +20,7 @@ from tests.fuzz.script import check_words
 from wire.charters import KeptCharter
 from wire.chunks import describe, sha256
 from wire.codec import seal
+from wire.errors import WireError
 from wire.masking import seal_seeds
 from wire.messages import (
     Base,
@@ -68,7 +69,7 @@ def run(data: bytes) -> None:
     if way in ("update", "figures"):
         answer = judge(office(), _shown(signed(way, body)))
         for verdict in answer.items:  # type: ignore[union-attr]  # an `examine` has verdicts
-            check_words(verdict.reason)
+            check_words(WireError(verdict.reason))
     elif way == "head":
         office().hear_head(signed(way, body))
     elif way == "helper-state":
@@ -118,8 +119,8 @@ def seeds() -> list[bytes]:
         digest=sha256(VECTOR),
         **_masked(f"evaluation/{bytes(32).hex()}", 64),  # type: ignore[arg-type]
     )
-    said = {name: signed(name, msgspec.msgpack.encode(each)) for name, each in
-            (("update", update), ("figures", figures))}  # fmt: skip
+    both = (("update", update), ("figures", figures))
+    said = {name: signed(name, msgspec.msgpack.encode(each)) for name, each in both}
     manifest = Manifest(
         number=1,
         epoch=TRUST.charter.epoch,
@@ -140,9 +141,7 @@ def seeds() -> list[bytes]:
     release = Release(
         manifest=sha256(envelope), endorsements=(words[0], words[1]), seeds=(1, 2), chunk_bytes=256
     )
-    examine = Examine(
-        reports=tuple(said.values()), credentials=(credential(),), bases=(BASE,)
-    )
+    examine = Examine(reports=tuple(said.values()), credentials=(credential(),), bases=(BASE,))
     honest: list[tuple[str, Message]] = [
         ("examine", examine),
         ("manifest", manifest),

@@ -47,7 +47,7 @@ CASE_S, MEMORY_MB, GROWTH_MB = 10, 1024, 64
 SHARES = {
     "topics": 0.06,
     "envelopes": 0.12,
-    "messages": 0.19,
+    "messages": 0.17,
     "bundles": 0.05,
     "graphs": 0.08,
     "safetensors": 0.06,
@@ -64,6 +64,7 @@ SHARES = {
     "web": 0.02,
     "coordinator": 0.04,
     "agent": 0.04,
+    "helper": 0.02,
 }
 """Part of all cases that each target gets, so that the slow ones take about half of the time."""
 

@@ -204,7 +204,7 @@ class Trial:
         manifest = self.manifest(question)
         body = msgspec.structs.replace(manifest, **others)
         envelope = self.signed(body, "coordinator", self.coordinator)
-        return Question(envelope, question.shown, question.ciphertexts)
+        return Question(envelope, question.shown)
 
     def manifest(self, question: Question) -> Manifest:
         return parse_body(open_envelope(question.manifest, "manifest"), Manifest)

@@ -174,7 +174,7 @@ class World:
     def turn(self, times: int = 1) -> None:
         """Let time pass and messages go to and fro."""
         for _ in range(times):
-            self.now_s += 10.0
+            self.now_s += 20.0
             self.note(self.federation.tick(self.now_s))
             for message in list(self.decryption.due(self.now_s)):
                 if self.lets(message):

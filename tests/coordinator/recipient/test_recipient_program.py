@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -14,15 +13,22 @@ pytest.importorskip("tenseal", reason='the extra "journeyman[he]" is not install
 
 from agent.config import Identity
 from agent.wrapping import wrap
+from coordinator.helper.main import main
 from coordinator.ingest import Update
-from coordinator.recipient.config import RecipientSettings
+from coordinator.recipient.config import (
+    RecipientSettings,
+    read_identity,
+    read_recipient_settings,
+)
+from coordinator.recipient.keys import make_recipient, read_recipient
 from tests.coordinator.conftest import AGENTS, Broker, Plant
 from tests.coordinator.scripted_agent import Floor, floor
-from tests.coordinator.small_federation import FEDERATION, PARAMS, SCALE, P
+from tests.coordinator.small_federation import PARAMS, SCALE, P
 from tests.house.test_configs import keys_of, keys_of_file
 from wire.chunks import describe
+from wire.errors import SettingsError
 from wire.keys import read_federation, replace_charter
-from wire.messages import Head, Recipient, UpdateHeader
+from wire.messages import Head, UpdateHeader
 from wire.signing import read_private_key
 from wire.tensors import flatten, read_params
 from wire.trust import read_credential
@@ -50,10 +56,7 @@ class Place:
 
     def __init__(self, plant: Plant) -> None:
         self.plant, self.folder = plant, plant.directory
-        made = self.command("keys", NAME, "--out", str(self.folder / "recipient"))
-        assert made.returncode == 0, made.stderr
-        file = self.folder / "recipient" / f"{NAME}.recipient"
-        recipient = msgspec.json.decode(file.read_bytes(), type=Recipient)
+        recipient = make_recipient(self.folder / "recipient", NAME)
         charter = read_federation(plant.keys)[2].charter
         changed = msgspec.structs.replace(charter, epoch=2, k_min=2, recipient=recipient)
         replace_charter(plant.keys, changed)
@@ -110,13 +113,12 @@ def integers_of(agent: str, sequence: int) -> np.ndarray[tuple[int], np.dtype[np
 
 
 @pytest.fixture
-def place(plant: Plant, broker: Broker) -> Iterator[Place]:
+def place(plant: Plant) -> Iterator[Place]:
     made = Place(plant)
     yield made
     for process in made.processes:
         process.kill()
         process.wait()
-    assert broker.process is not None
 
 
 async def offered(seen: Floor, place: Place, sequence: int, version: int) -> None:
@@ -127,8 +129,12 @@ async def offered(seen: Floor, place: Place, sequence: int, version: int) -> Non
         await seen.receipt(agent, "committed", sequence)
 
 
-def test_the_programs_make_the_version_that_the_plain_sum_makes(place: Place) -> None:
-    async def main() -> bytes:
+def test_the_programs_make_the_version_that_the_plain_sum_makes(
+    place: Place, broker: Broker
+) -> None:
+    assert broker.process is not None
+
+    async def run() -> bytes:
         async with floor(place.plant.port, place.plant.keys) as seen:
             place.plant.start()
             await seen.head()
@@ -146,7 +152,7 @@ def test_the_programs_make_the_version_that_the_plain_sum_makes(place: Place) ->
                 await seen.receipt(agent, "folded", 2)
             return seen.content("model", head.train.content)
 
-    data = asyncio.run(main())
+    data = asyncio.run(run())
     expected = flatten(PARAMS)
     for sequence in (1, 2):
         total = sum(weight * integers_of(agent, sequence) for agent, weight in WEIGHTS.items())
@@ -156,15 +162,19 @@ def test_the_programs_make_the_version_that_the_plain_sum_makes(place: Place) ->
     assert np.array_equal(flatten(read_params(data, shapes)), expected)
 
 
-def test_check_says_whether_the_charter_names_this_recipient(place: Place) -> None:
-    well = place.command("check", str(place.config))
-    assert (well.returncode, well.stderr) == (0, b"")
-    assert f"federation {FEDERATION} names {NAME}".encode() in well.stdout
+def test_the_commands_make_keys_and_say_whether_the_charter_names_them(place: Place) -> None:
+    config = str(place.config)
+    assert main(["recipient", "check", config]) == 0
+    folder = place.folder / "another"
+    made = place.command("keys", NAME, "--out", str(folder))
+    assert (made.returncode, made.stderr) == (0, b"")
+    assert f"{folder}/{NAME}.context is for every agent".encode() in made.stdout
     charter = read_federation(place.plant.keys)[2].charter
-    replace_charter(place.plant.keys, msgspec.structs.replace(charter, epoch=3, recipient=None))
-    unwell = place.command("check", str(place.config))
+    other = read_recipient(folder / f"{NAME}.recipient")
+    replace_charter(place.plant.keys, msgspec.structs.replace(charter, epoch=3, recipient=other))
+    unwell = place.command("check", config)
     assert unwell.returncode == 1
-    assert b"the charter names no recipient" in unwell.stderr
+    assert b"the charter's signing is" in unwell.stderr
 
 
 @pytest.mark.parametrize(
@@ -173,16 +183,15 @@ def test_check_says_whether_the_charter_names_this_recipient(place: Place) -> No
         ('name = "auditor"', 'name = "a/b"', "recipient.name"),
         ('host = "127.0.0.1"', 'host = "a..b"', "broker.host"),
         ("auditor.bfv.key", "auditor.context", "trust.bfv_key"),
-        ("[broker]", "[broker]\nhots = 1", "hots"),
+        ("[broker]", "[broker]\nhots = 1", "broker"),
     ],
 )
 def test_a_wrong_file_is_refused_by_key(place: Place, old: str, new: str, said: str) -> None:
     text = place.config.read_text().replace("[broker]", '[broker]\nhost = "127.0.0.1"')
     place.config.write_text(text.replace(old, new))
-    ran = place.command("run", str(place.config))
-    assert ran.returncode == 2
-    assert said.encode() in ran.stderr
-    assert Path(place.config).name.encode() in ran.stderr
+    with pytest.raises(SettingsError) as caught:
+        read_identity(place.config, read_recipient_settings(place.config))
+    assert (caught.value.file, caught.value.key) == (str(place.config), said)
 
 
 def test_the_documented_file_explains_every_key_and_no_other(repository: Path) -> None:

@@ -1,0 +1,71 @@
+"""What helpers promised, read after they ended: each report to one manifest, whatever happened.
+
+Reads their SQLite files with queries of its own.  A helper whose store was replaced by an old copy
+has two accounts, of the store that was and of the copy; together they must not have promised a
+report twice, and the copy must know that it is one and have promised nothing.
+"""
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+STORE = "helper.db"
+
+
+@dataclass(frozen=True)
+class HelperAccount:
+    """One store of a helper.
+
+    Attributes:
+      endorsed: manifests that it promised to.
+      restored: how it was seen that it is an old copy; empty when it is not.
+      promises: manifest by report, both SHA-256.
+    """
+
+    helper: str
+    endorsed: int
+    restored: str
+    promises: dict[bytes, bytes]
+
+
+def read_helper(helper: str, state: Path) -> HelperAccount:
+    """Read the store in a helper's state directory."""
+    with closing(sqlite3.connect(state / STORE, timeout=10)) as database:
+        endorsed, restored = database.execute("SELECT endorsed, restored FROM identity").fetchone()
+        rows = database.execute(
+            "SELECT report, manifest FROM reports WHERE manifest IS NOT NULL"
+        ).fetchall()
+    return HelperAccount(helper, int(endorsed), str(restored), dict(rows))
+
+
+def endorsements(state: Path) -> int:
+    """Manifests that a helper promised to so far."""
+    return read_helper(state.name, state).endorsed
+
+
+def problems_of(
+    living: list[HelperAccount], replaced: HelperAccount | None, copied: HelperAccount | None
+) -> list[str]:
+    """What helpers did that they must never do; empty when nothing.
+
+    Args:
+      living: the stores at the end.
+      replaced: the store of one of them before an old copy took its place; None: none was.
+      copied: that old copy.
+    """
+    problems = []
+    for account in living:
+        is_old = replaced is not None and account.helper == replaced.helper
+        if bool(account.restored) != is_old:
+            said = account.restored or "nothing"
+            problems.append(f"{account.helper} says of its store: {said}")
+        if not is_old or replaced is None or copied is None:
+            continue
+        if account.endorsed > copied.endorsed:
+            more = account.endorsed - copied.endorsed
+            problems.append(f"{account.helper} endorsed {more} manifests on an old copy")
+        for report in account.promises.keys() & replaced.promises.keys():
+            if account.promises[report] != replaced.promises[report]:
+                problems.append(f"{account.helper} promised report {report.hex()[:16]}… twice")
+    return problems
