@@ -95,7 +95,7 @@ _FILE_S = 5.0
 _ECHO_S = 2.0
 """A broker that does not let us read our own charter costs so much at each connection."""
 _GRANTS_S = 0.2
-_HELPERS_S = 0.1
+_HELPERS_S, _HELPERS_MORE_S = 0.1, 0.0005
 _RECEIPTS_PER_MESSAGE = 200
 
 
@@ -446,7 +446,8 @@ class Connection:
                 await link.publish(self._topics.helper_ask(ask.helper), data)
             if self.decryption is not None:
                 await self._ask_recipient(link, self.decryption)
-            await asyncio.sleep(_HELPERS_S)
+            # To find what to ask takes longer, the more there is.
+            await asyncio.sleep(_HELPERS_S + _HELPERS_MORE_S * self.store.secure.waiting("update"))
 
     def _on_ask(self, topic: str, payload: bytes, now_s: float) -> None:
         agent = self._topics.agent_of(topic, "ask")

@@ -50,7 +50,7 @@ class Sizes:
     scenes: int = 10
 
 
-REDUCED = Sizes(inverted=8, optimised=2, averaged=1, trials=1000, silent_trials=100, scenes=2)
+REDUCED = Sizes(inverted=6, optimised=1, averaged=1, trials=400, silent_trials=50, scenes=1)
 
 
 def main() -> int:

@@ -34,8 +34,9 @@ from wire.waiting import no_beat, until
 
 logger = logging.getLogger(__name__)
 
-_WAITING = 256
-"""Answers, or releases, that wait; what is beyond is dropped, and asked again."""
+_WAITING, _WAITING_RELEASES = 256, 16
+"""Answers, and releases, that wait; what is beyond is dropped, and asked again.  A release of
+thousands of members takes megabytes."""
 _TICK_S = 1.0
 _SILENT_S, _SILENT_MASKS_S = 120.0, 600.0
 _LOOKED_S = 30.0
@@ -120,8 +121,8 @@ class Connection:
             await self._look()
             await link.subscribe([topics.charter, topics.revoked, topics.head])
             await link.subscribe([topics.helper_ask(name)])
-            await link.publish(state, self._state("online"), retain=True)
             self.figures.is_up = True
+            await link.publish(state, self._state("online"), retain=True)
             logger.info("connected as %s, connection %d", name, self._session)
             tasks.create_task(self._send_answers(link), name="answers")
             tasks.create_task(self._send_masks(link), name="masks")
@@ -191,7 +192,8 @@ class Connection:
         answer = judge(self.office, payload)
         if isinstance(answer, Opening):
             which = (answer.release.manifest, tuple(answer.release.seeds))
-            if which != self._giving and len(self._releases) < _WAITING:
+            is_room = which in self._releases or len(self._releases) < _WAITING_RELEASES
+            if which != self._giving and is_room:
                 self._releases[which] = answer  # the newest knows best which chunks are missing
                 self._is_release.set()
             return

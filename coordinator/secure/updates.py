@@ -20,6 +20,8 @@ from coordinator.strategies.strategy import Offer, Rejected
 from wire.chunks import sha256
 from wire.messages import UpdateHeader
 
+_LOOK_S, _SELDOM_S = 0.001, 10.0
+"""Ten thousand take a quarter of a second to look through."""
 UpdateKey = tuple[str, str, int]
 """Agent, incarnation, sequence."""
 
@@ -31,6 +33,7 @@ class HiddenUpdates:
         self._current, self._way = current, way
         self._rows = current.store.secure
         self._since_s: float | None = None
+        self._look_s = 0.0
 
     @property
     def update_bytes(self) -> int:
@@ -75,8 +78,16 @@ class HiddenUpdates:
         return _member(sealed, weight, 0)
 
     def propose(self, now_s: float) -> bool:
-        """Decide on the next sum when the strategy wants one and none is on its way; whether."""
-        if not self._rows.free("update"):
+        """Decide on the next sum when the strategy wants one and none is on its way; whether.
+
+        With many thousands waiting, for helpers that are all away, to look takes a while; then it
+        is done seldom.
+        """
+        if now_s < self._look_s:
+            return False
+        waiting = len(self._rows.free("update"))
+        self._look_s = now_s + min(waiting * _LOOK_S, _SELDOM_S)
+        if not waiting:
             self._since_s = None
             return False
         if self._since_s is None:

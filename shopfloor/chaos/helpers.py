@@ -5,10 +5,14 @@ has two accounts, of the store that was and of the copy; together they must not 
 report twice, and the copy must know that it is one and have promised nothing.
 """
 
+import shutil
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+
+from shopfloor.chaos.layout import Layout
+from shopfloor.chaos.schedule import HELPERS
 
 STORE = "helper.db"
 
@@ -39,9 +43,41 @@ def read_helper(helper: str, state: Path) -> HelperAccount:
     return HelperAccount(helper, int(endorsed), str(restored), dict(rows))
 
 
-def endorsements(state: Path) -> int:
-    """Manifests that a helper promised to so far."""
-    return read_helper(state.name, state).endorsed
+class OldCopy:
+    """A copy of the last helper's disk, which takes the disk's place once.
+
+    Attributes:
+      is_used: whether it was decided that it does.
+    """
+
+    def __init__(self, layout: Layout, log: Path) -> None:
+        helper = HELPERS[-1]
+        self._state, self._copy = layout.state(helper), layout.copy(helper)
+        self._replaced, self._log = layout.replaced, log
+        self.is_used = False
+
+    def take(self) -> None:
+        """Keep a copy of the stopped helper's disk, the first time."""
+        if not self._copy.exists():
+            shutil.copytree(self._state, self._copy)
+
+    @property
+    def is_ripe(self) -> bool:
+        """Whether the helper has made promises that the copy does not know."""
+        if self.is_used or not self._copy.exists():
+            return False
+        name = self._state.name
+        return read_helper(name, self._state).endorsed > read_helper(name, self._copy).endorsed
+
+    def restore(self) -> None:
+        """Put the copy in the place of the stopped helper's disk, which is kept elsewhere."""
+        self._state.rename(self._replaced)
+        shutil.copytree(self._copy, self._state)
+
+    @property
+    def is_unnoticed(self) -> bool:
+        """Whether it was put there and the helper has not said that it is one."""
+        return self.is_used and b"ALARM restored" not in self._log.read_bytes()
 
 
 def problems_of(
@@ -65,7 +101,9 @@ def problems_of(
         if account.endorsed > copied.endorsed:
             more = account.endorsed - copied.endorsed
             problems.append(f"{account.helper} endorsed {more} manifests on an old copy")
-        for report in account.promises.keys() & replaced.promises.keys():
-            if account.promises[report] != replaced.promises[report]:
-                problems.append(f"{account.helper} promised report {report.hex()[:16]}… twice")
+        problems += [
+            f"{account.helper} promised report {report.hex()[:16]}… twice"
+            for report in account.promises.keys() & replaced.promises.keys()
+            if account.promises[report] != replaced.promises[report]
+        ]
     return problems

@@ -100,7 +100,7 @@ def _recipe(layout: Layout) -> Recipe:
         STALENESS_CAP,
         DECAY,
         sealing_keys=tuple(
-            read_sealing_key(layout.sealing_key(name)).raw for name in layout.helpers
+            read_sealing_key(layout.sealing_key(name), "a helper's").raw for name in layout.helpers
         ),
         federation=FEDERATION,
         k_min=trust.charter.k_min,

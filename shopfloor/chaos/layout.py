@@ -44,8 +44,10 @@ DECAY: Final = 2.0
 _ROWS: Final = 40_000
 ROWS_PER_S: Final = 25.0
 """The machine goes on producing for `_ROWS` / this seconds: a wiped agent soon has rows again."""
-PACKET_BYTES: Final = 3_000
+_PACKET_BYTES: Final = 3_000
 """What the links of MQTT 5 tell their agents to be the largest packet: updates come in chunks."""
+_SECURE_PACKET_BYTES: Final = 8_000
+"""The same in secure mode, where a report of masked figures has 5 kB."""
 _HIDDEN: Final = (64, 64, 32)
 _PORTS: Final = range(18_000, 32_000)
 """Below what Linux gives to outgoing connections (32768 and up), so that nothing takes the port of
@@ -90,6 +92,11 @@ class Layout:
     def store(self) -> Path:
         """The coordinator's database."""
         return self.state(COORDINATOR) / "coordinator.db"
+
+    @property
+    def packet_bytes(self) -> int:
+        """Largest packet that the links of MQTT 5 take."""
+        return _SECURE_PACKET_BYTES if self.helpers else _PACKET_BYTES
 
     @property
     def helpers(self) -> tuple[str, ...]:

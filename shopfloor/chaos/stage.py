@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from shopfloor.chaos.conversation import Conversation, Disturbance
-from shopfloor.chaos.layout import FEDERATION, PACKET_BYTES, ROWS_PER_S, Layout, broker_command
+from shopfloor.chaos.layout import FEDERATION, ROWS_PER_S, Layout, broker_command
 from shopfloor.chaos.programs import Program, program
 from shopfloor.chaos.schedule import AGENTS, BROKER, COORDINATOR
 from shopfloor.chaos.tape import Tape
@@ -69,7 +69,7 @@ class Stage:
                 self._rng,
                 self.tape.saw,
                 lambda: self.on_connected(name),
-                limit_bytes=PACKET_BYTES,
+                limit_bytes=self.layout.packet_bytes,
             )
 
         link = Link(name, self.layout.link_ports[name], self.layout.broker_port)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from shopfloor.chaos.accounts import bury, read_outbox
-from shopfloor.chaos.helpers import endorsements
+from shopfloor.chaos.helpers import OldCopy
 from shopfloor.chaos.schedule import BROKER, HELPERS, Fault
 from shopfloor.chaos.stage import Stage
 
@@ -63,6 +63,7 @@ class Strikes:
         self._copied_s: dict[str, float] = {}
         self._busy: set[tuple[str, str]] = set()
         self._put_off: Fault | None = None
+        self._old_copy = OldCopy(stage.layout, stage.log(HELPERS[-1]))
         self._broker_struck_s = time.monotonic()
         stage.on_connected = self._connected
         self._ways: dict[str, Callable[[_Harm], bool]] = {
@@ -101,7 +102,7 @@ class Strikes:
                 tally.happened += 1
                 return target
         tally.missed += 1
-        if fault.kind == "restore-helper" and not self._stage.layout.replaced.exists():
+        if fault.kind == "restore-helper" and not self._old_copy.is_used:
             self._put_off = fault  # until there is something to restore from
         return None
 
@@ -138,42 +139,29 @@ class Strikes:
         return True
 
     def _wipe_broker(self, harm: _Harm) -> bool:
-        if self._is_copy_unnoticed or not self._kill(harm, lambda: self._empty(harm.target)):
+        if self._old_copy.is_unnoticed or not self._kill(harm, lambda: self._empty(harm.target)):
             return False
         self._broker_struck_s = time.monotonic()
         return True
 
     def _kill_helper(self, harm: _Harm) -> bool:
-        is_copied = harm.target == HELPERS[-1]
-        return self._kill(harm, (lambda: self._copy_card(harm.target)) if is_copied else None)
+        return self._kill(harm, self._old_copy.take if harm.target == HELPERS[-1] else None)
 
     def _restore_helper(self, harm: _Harm) -> bool:
         """Once; and only while the broker can tell that the copy is old.
 
         What the broker has forgotten is documented not to be noticed (`wire/SECURE.md`).
         """
-        helper, layout, now_s = harm.target, self._stage.layout, time.monotonic()
-        state, copy = layout.state(helper), layout.copy(helper)
-        is_told = now_s - self._broker_struck_s > _TOLD_S and not self._stage.links[helper].is_down
-        is_old = now_s - self._copied_s.get(helper, now_s) > _OLD_S
-        if layout.replaced.exists() or not is_told or not is_old:
+        is_told = time.monotonic() - self._broker_struck_s > _TOLD_S
+        is_told = is_told and not self._stage.links[harm.target].is_down
+        if (
+            not is_told
+            or not self._old_copy.is_ripe
+            or not self._kill(harm, self._old_copy.restore)
+        ):
             return False
-        if endorsements(state) <= endorsements(copy):
-            return False
-
-        def restore() -> None:
-            shutil.copytree(state, layout.replaced)
-            self._empty(helper)
-            shutil.copytree(copy, state, dirs_exist_ok=True)
-
-        return self._kill(harm, restore)
-
-    @property
-    def _is_copy_unnoticed(self) -> bool:
-        """Whether a restored helper has not seen yet that it is one."""
-        said = self._stage.log(HELPERS[-1])
-        replaced = self._stage.layout.replaced
-        return replaced.exists() and b"ALARM restored" not in said.read_bytes()
+        self._old_copy.is_used = True
+        return True
 
     def _wipe_card(self, harm: _Harm) -> bool:
         def wipe() -> None:

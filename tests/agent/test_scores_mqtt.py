@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from agent.serve.document import AvailabilityDocument, ScoreDocument
-from agent.serve.score import STATUS_INPUTS_UNCERTAIN
+from agent.serve.score import STATUS_INPUTS_UNCERTAIN, Driver
 from agent.serve.settings import MqttSettings, ScoresTable
 from tests.agent.conftest import Broker
 from tests.agent.scores_peers import WEAR, running, score, until
@@ -87,6 +87,24 @@ def test_every_score_is_one_document_with_unit_and_utc_time(broker: Broker, tmp_
             assert number.confidence is None
             assert (nothing.score, nothing.quality, nothing.alarm) == (None, "bad", False)
             await until(lambda: outputs.reports[0].sent == 3)  # once the broker has said so
+
+    asyncio.run(main())
+
+
+def test_an_alarm_goes_out_with_the_channels_that_drove_it(broker: Broker, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with scada(broker) as heard, running(_table(broker), tmp_path) as outputs:
+            drivers = (Driver("tool_wear", 0.71234567, 215.0, "min"), Driver("wave", -0.25))
+            outputs.take([score(0.75, drivers=drivers), score(0.25, 1)])
+            await until(lambda: len(_scores(heard)) == 2)
+            documents = [each.payload for each in heard if each.topic == TOPIC]
+            explained, plain = (msgspec.json.decode(each) for each in documents)
+            assert explained["drivers"] == [
+                {"channel": "tool_wear", "share": 0.7123, "value": 215.0, "unit": "min"},
+                {"channel": "wave", "share": -0.25, "value": None, "unit": ""},
+            ]
+            assert "drivers" not in plain
+            assert explained["format"] == 1
 
     asyncio.run(main())
 

@@ -10,7 +10,7 @@ import pytest
 from asyncua import Client, ua
 
 from agent.serve.outputs import Outputs
-from agent.serve.score import STATUS_INPUTS_UNCERTAIN, STATUS_NO_SCORE
+from agent.serve.score import STATUS_INPUTS_UNCERTAIN, STATUS_NO_SCORE, Driver
 from agent.serve.settings import OpcUaServerSettings, ScoresTable
 from tests.agent.scores_peers import (
     PROBABILITY,
@@ -29,6 +29,7 @@ EVERYTHING = [
     *("Score", "Decision", "DecisionCode", "Alarm", "Confidence", "LastScored", "Scored"),
     *("Alarms", "Threshold", "Model", "Bundle", "ModelVersion", "Serving", "Health"),
 ]
+DRIVERS = ["Drivers", "DriverShares", "DriverValues", "DriverUnits"]
 
 
 def _table(port: int, **keys: Any) -> ScoresTable:
@@ -77,7 +78,7 @@ def test_a_plc_sees_every_node_with_value_time_and_quality(tmp_path: Path, plc: 
 async def _see(plc: Program) -> None:
     assert (await plc.ask("browse", node="i=85"))["names"] == ["Server", "Journeyman"]
     assert (await plc.ask("browse", node="s=/"))["names"] == ["Health", "press", "wear"]
-    assert (await plc.ask("browse", node="s=press"))["names"] == EVERYTHING
+    assert (await plc.ask("browse", node="s=press"))["names"] == EVERYTHING + DRIVERS
     shown = await _read(plc, *(f"press/{name}" for name in EVERYTHING))
     assert {name.partition("/")[2]: each["value"] for name, each in shown.items()} == {
         "Score": 0.75,
@@ -107,6 +108,29 @@ async def _see(plc: Program) -> None:
     assert wear["wear/Confidence"]["status"] == "BadNotSupported"
     assert wear["wear/Threshold"]["status"] == "BadNotSupported"
     assert wear["wear/Score"]["value"] == 41.5
+
+
+def test_what_drove_an_alarm_stays_for_a_plc_that_looks_later(tmp_path: Path, plc: Program) -> None:
+    async def main() -> None:
+        names = [f"press/{name}" for name in DRIVERS]
+        async with served(plc, tmp_path) as outputs:
+            outputs.take([score(0.25)])
+            await until(lambda: outputs.reports[0].sent == 1)
+            before = await _read(plc, *names)
+            assert {each["status"] for each in before.values()} == {"BadWaitingForInitialData"}
+            drivers = (Driver("tool_wear", 0.75, 215.0, "min"), Driver("wave", 0.125))
+            outputs.take([score(0.75, 1, drivers=drivers), score(0.25, 2)])
+            await until(lambda: outputs.reports[0].sent == 3)
+            after = await _read(plc, *names)
+            assert [each["value"] for each in after.values()] == [
+                ["tool_wear", "wave"],
+                {"0": 0.75, "1": 0.125},
+                {"0": 215.0, "1": None},
+                ["min", ""],
+            ]
+            assert {each["source_us"] for each in after.values()} == {FIRST_US + 1_000_000}
+
+    asyncio.run(main())
 
 
 def test_a_subscribed_plc_gets_every_score_in_order_with_its_status(

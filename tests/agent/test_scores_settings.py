@@ -11,7 +11,7 @@ import pytest
 
 from agent.sensors.opcua.settings import OpcUaChannel, OpcUaSettings
 from agent.serve.document import ScoreDocument, schema
-from agent.serve.nodes import _VARIABLES as NODES
+from agent.serve.nodes import _DRIVERS, _VARIABLES
 from agent.serve.score import Score
 from agent.serve.settings import (
     MqttSettings,
@@ -23,6 +23,7 @@ from agent.serve.settings import (
     problems,
 )
 
+NODES = {**_VARIABLES, **_DRIVERS}
 SERVE = Path("agent") / "serve"
 ENDPOINT = "opc.tcp://10.0.0.5:4840"
 SOURCE = OpcUaSettings(

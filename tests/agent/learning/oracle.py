@@ -243,10 +243,11 @@ KINKS: Mapping[str, Callable[..., float]] = {
 
 
 def run_in_torch(
-    graph: Graph, x: NDArray[Any], dtype: torch.dtype
+    graph: Graph, x: NDArray[Any] | torch.Tensor, dtype: torch.dtype
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], float]:
     """Run a graph; return output, parameters, and how near any value is to a jump of a slope."""
-    values: dict[str, torch.Tensor] = {"x": torch.tensor(x, dtype=dtype)}
+    given = x if isinstance(x, torch.Tensor) else torch.tensor(x, dtype=dtype)
+    values: dict[str, torch.Tensor] = {"x": given}
     params = {}
     kink = np.inf
     for name, value in graph.initializers.items():
@@ -314,6 +315,20 @@ def torch_example_gradients(
     each = torch_losses(loss, output, target, w)
     wanted = list(params.values())
     return np.stack([_flat(torch.autograd.grad(one, wanted, retain_graph=True)) for one in each])
+
+
+def torch_input_gradients(
+    graph: Graph, loss: Loss, x: NDArray[Any], dtype: Any
+) -> NDArray[np.float64]:
+    """The gradient of each example's margin in its input; gives up the example at a kink."""
+    rows = torch.tensor(x, dtype=dtype, requires_grad=True)
+    output, _, kink = run_in_torch(graph, rows, dtype)
+    assume(kink > 1e-4)
+    margins = output.flatten(1).sum(1)
+    if loss is Loss.CROSS_ENTROPY:
+        margins = torch.logsumexp(output[:, 1:], 1) - output[:, 0]
+    (gradient,) = torch.autograd.grad(margins.sum(), rows)
+    return gradient.double().numpy()
 
 
 def _flat(gradients: Sequence[torch.Tensor]) -> NDArray[np.float64]:

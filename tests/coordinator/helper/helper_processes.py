@@ -106,14 +106,25 @@ class Coordinator:
             if (state.status, state.session) == ("online", session):
                 return state
 
+    async def gone(self, name: str, session: int) -> bytes:
+        """The helper's will of its connection of this number, as it was signed."""
+        while True:
+            state, payload = await self.answer(name, HelperState)
+            if (state.status, state.session) == ("offline", session):
+                return payload
+
+    async def chunk(self, name: str) -> bytes:
+        """The next chunk of masks that a helper gives."""
+        topic = TOPICS.helper_masks(name, "", 0).removesuffix("/0")
+        return await self.heard[topic].get()
+
     async def masks(self, name: str, payload: bytes) -> bytes:
         await self.ask(name, payload)
         announced, _ = await self.answer(name, Masks)
         assert announced.content is not None, announced.reason
         assembly = Assembly(announced.content)
-        prefix = TOPICS.helper_masks(name, "", 0).removesuffix("/0")
         while assembly.missing:
-            chunk = await self.heard[prefix].get()
+            chunk = await self.chunk(name)
             assembly.add(announced.content.chunks.index(sha256(chunk)), chunk)
         return assembly.join()
 

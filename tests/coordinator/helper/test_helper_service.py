@@ -4,9 +4,11 @@ import asyncio
 import signal
 import urllib.request
 
-from tests.coordinator.helper.helper_processes import Helpers, coordinator_of
+import msgspec
+
+from tests.coordinator.helper.helper_processes import TOPICS, Helpers, coordinator_of
 from tests.coordinator.helper.secure_trial import sum_of
-from wire.chunks import sha256
+from wire.chunks import sha256, to_bitmap
 from wire.messages import Base, Endorsement, Examine, Release, Verdicts
 
 
@@ -14,7 +16,7 @@ def test_two_processes_open_a_sum_and_one_that_was_killed_promises_the_same(
     helpers: Helpers,
 ) -> None:
     trial, pair = helpers.trial, ("notary", "union")
-    reports = trial.five()
+    reports = trial.five(integers=range(-100, 200))
     examine = Examine(
         reports=tuple(report.envelope for report in reports),
         credentials=tuple(report.gateway.credential for report in reports),
@@ -41,6 +43,11 @@ def test_two_processes_open_a_sum_and_one_that_was_killed_promises_the_same(
                 first_words.append(word)
             helpers.kill("notary")
             helpers.start("notary")
+            will = await coordinator.gone("notary", 1)
+            assert (await coordinator.online("notary", 2)).endorsed == 1
+            # The will once more, as a broker may publish it late: the helper contradicts.
+            await coordinator.link.publish(TOPICS.helper_state("notary"), will, retain=True)
+            assert await coordinator.gone("notary", 1) == will
             assert (await coordinator.online("notary", 2)).endorsed == 1
             words = []
             for name, before in zip(pair, first_words, strict=True):
@@ -57,10 +64,16 @@ def test_two_processes_open_a_sum_and_one_that_was_killed_promises_the_same(
                     chunk_bytes=256,
                 )
                 masks.append(await coordinator.masks(name, trial.say(release)))
+            third = msgspec.structs.replace(release, wanted=to_bitmap([3]))
+            await coordinator.ask("union", trial.say(third))
+            assert await coordinator.chunk("union") == masks[1][768:1024]
+            first = msgspec.structs.replace(release, wanted=to_bitmap([0]))
+            await coordinator.ask("union", trial.say(first))
+            assert await coordinator.chunk("union") == masks[1][:256]
             return masks
 
     masks = asyncio.run(story())
-    assert sum_of(manifest, reports, masks)[0].tolist() == [50, -100, 150]
+    assert sum_of(manifest, reports, masks)[0].tolist() == list(range(-5000, 10000, 50))
     figures = urllib.request.urlopen(f"http://127.0.0.1:{helpers.metrics}/metrics").read().decode()
     assert "journeyman_helper_connected 1" in figures
     helpers.running["notary"].send_signal(signal.SIGTERM)

@@ -11,10 +11,14 @@ import pytest
 pytest.importorskip("tenseal", reason='the extra "journeyman[he]" is not installed')
 
 from coordinator.ingest import Update
-from tests.coordinator.recipient.encrypted_world import World
+from coordinator.secure.decryption import Decrypted
+from tests.coordinator.recipient.encrypted_world import NAME, World
 from wire.chunks import describe
-from wire.messages import Endorsement, Message
+from wire.errors import MalformedError, SignatureError
+from wire.messages import Endorsement, Masks, Message
+from wire.signing import PrivateKey
 from wire.tensors import pack_integers
+from wire.topics import Topics
 
 
 @pytest.fixture
@@ -132,3 +136,29 @@ def test_what_is_no_ciphertext_for_this_coordinator_is_refused(world: World) -> 
         world.commit([Update(header, update.content, update.envelope)])
         assert reason in world.receipts[-1][1].reason
         assert world.receipts[-1][1].status == "refused"
+
+
+def test_only_the_charters_recipient_is_heard(world: World) -> None:
+    world.commit(world.five())
+    world.note(world.federation.tick(100.0))
+    ((digest, _),) = world.store.secure.undecided()
+    word = Endorsement(manifest=digest, accepted=True, number=1)
+    own = world.desk.keys.signing
+    for signer, key in ((NAME, PrivateKey.generate()), ("somebody", own)):
+        with pytest.raises(SignatureError):
+            world.decryption.hear(world.sealed(word, signer, key))
+    assert not list(world.decryption.parts(Topics("plant-net")))
+    world.decryption.hear(world.sealed(word, NAME, own))
+    assert list(world.decryption.parts(Topics("plant-net")))
+
+
+def test_sums_of_another_size_than_the_manifests_are_refused(world: World) -> None:
+    world.commit(world.five())
+    world.note(world.federation.tick(100.0))
+    ((digest, _),) = world.store.secure.undecided()
+    masks = Masks(manifest=digest, seeds=(0,), content=describe(bytes(8 * 613), 1000))
+    with pytest.raises(MalformedError, match="do not fit their manifest"):
+        world.decryption.hear(world.sealed(masks, NAME, world.desk.keys.signing))
+    with pytest.raises(MalformedError, match="no manifest of this digest"):
+        world.federation.on_decrypted(Decrypted(bytes(32), bytes(8 * 612)), 100.0)
+    assert statuses(world) == {"committed": 5}

@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 
 pytest.importorskip("tenseal", reason='the extra "journeyman[he]" is not installed')
 
+import coordinator.config
 from agent.config import Identity
 from agent.wrapping import wrap
+from coordinator.config import read_coordinator_settings
 from coordinator.helper.main import main
 from coordinator.ingest import Update
 from coordinator.recipient.config import (
@@ -183,7 +186,7 @@ def test_the_commands_make_keys_and_say_whether_the_charter_names_them(place: Pl
         ('name = "auditor"', 'name = "a/b"', "recipient.name"),
         ('host = "127.0.0.1"', 'host = "a..b"', "broker.host"),
         ("auditor.bfv.key", "auditor.context", "trust.bfv_key"),
-        ("[broker]", "[broker]\nhots = 1", "broker"),
+        ("[broker]", "[broker]\nhots = 1", "broker.hots"),
     ],
 )
 def test_a_wrong_file_is_refused_by_key(place: Place, old: str, new: str, said: str) -> None:
@@ -197,3 +200,33 @@ def test_a_wrong_file_is_refused_by_key(place: Place, old: str, new: str, said: 
 def test_the_documented_file_explains_every_key_and_no_other(repository: Path) -> None:
     found = keys_of_file(repository / "configs" / "recipient.toml", RecipientSettings)
     assert found == keys_of(RecipientSettings)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("coordinator.sealing.key", "coordinator.key", "trust.sealing_key"),
+        ('sealing_key = "keys/coordinator.sealing.key"\n', "", "trust.sealing_key"),
+        ("weight_cap = 1000", "weight_cap = 400000", "policy.weight_cap"),
+        ("goal = 3", 'goal = 3\nname = "fedasync"', "strategy.name"),
+        ("[gate]", '[robust]\nclip = "norm"\n[gate]', "robust.clip"),
+    ],
+)
+def test_a_coordinator_that_could_not_do_it_does_not_start(
+    place: Place, old: str, new: str, said: str
+) -> None:
+    config = place.plant.config
+    assert old in config.read_text()
+    coordinator.config.read_identity(config, read_coordinator_settings(config))
+    config.write_text(config.read_text().replace(old, new))
+    with pytest.raises(SettingsError) as caught:
+        coordinator.config.read_identity(config, read_coordinator_settings(config))
+    assert caught.value.key == said
+
+
+def test_encryption_needs_a_recipient_in_the_charter(place: Place) -> None:
+    charter = read_federation(place.plant.keys)[2].charter
+    replace_charter(place.plant.keys, msgspec.structs.replace(charter, epoch=3, recipient=None))
+    config = place.plant.config
+    with pytest.raises(SettingsError, match="the charter; it names none"):
+        coordinator.config.read_identity(config, read_coordinator_settings(config))
