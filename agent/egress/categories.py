@@ -132,16 +132,22 @@ CATEGORIES: Final = {
         ),
         Category(
             SCORES,
-            "each score, decision and alarm with its time and the model's name; to the plant's own "
-            "broker that [scores.mqtt] names",
-            "no measurement, no channel's name",
+            "to the plant's own broker that [scores.mqtt] names: each score, decision and alarm, "
+            "its time, the model's name, what is wrong with the agent; and with alarms and "
+            "predicted numbers up to `[scores] drivers` channels that drove them, by name and "
+            "measured value (0: none)",
+            "no other measurement",
         ),
-        Category(AVAILABILITY, "to the same broker: whether the agent is well", "no measurement"),
+        Category(
+            AVAILABILITY,
+            "to the same broker: whether the agent is well, or which source or disk is not",
+            "no measurement",
+        ),
         Category(
             OPCUA,
-            "answers of this gateway's OPC UA server: scores, decisions and alarms, and what the "
-            "protocol needs",
-            "no measurement",
+            "answers of this gateway's OPC UA server: scores, decisions, alarms and what drove "
+            "them, what is wrong with the agent, and what the protocol needs",
+            "no other measurement than those that drove a score",
         ),
         Category(
             WRITTEN,
@@ -152,10 +158,14 @@ CATEGORIES: Final = {
         Category(
             HEALTH,
             "answers of /healthz, /readyz and /metrics, with HTTP's headers; with `[metrics] "
-            "channels`, statistics of single channels by their names",
-            "no row",
+            "channels`, how many samples single channels gave, by their names",
+            "no measured value, no row",
         ),
-        Category(LABELS, "pages of the form for labels, with HTTP's headers", "no measurement"),
+        Category(
+            LABELS,
+            "pages of the form for labels with the newest labels and notes, to whoever may open it",
+            "no measurement",
+        ),
         Category(
             PROTOCOL,
             "what MQTT and HTTP put around all that: names of topics, user name and password for "

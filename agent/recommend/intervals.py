@@ -43,7 +43,9 @@ class Bands:
     coverage: float
 
 
-def calibrate(residuals: Values, scales: Values, coverage: float, seed: int) -> Bands:
+def calibrate(
+    residuals: Values, scales: Values, coverage: float, seed: int, *, to_target: bool = False
+) -> Bands:
     """Find the half widths.
 
     Args:
@@ -51,6 +53,7 @@ def calibrate(residuals: Values, scales: Values, coverage: float, seed: int) -> 
       scales: how uncertain each prediction is, float64 (N,), positive.
       coverage: between 0 and 1.
       seed: of the pairs.
+      to_target: what changes is the distance to a number; then two errors add up at worst.
 
     Raises:
       TooFewRowsError: N is too small for this coverage.
@@ -59,6 +62,8 @@ def calibrate(residuals: Values, scales: Values, coverage: float, seed: int) -> 
     half = len(order) // 2
     one, other = order[:half], order[half : 2 * half]
     changes = np.abs(residuals[one] - residuals[other])
+    if to_target:
+        changes = np.abs(residuals[one]) + np.abs(residuals[other])
     together = np.hypot(scales[one], scales[other])
     return Bands(
         value=_quantile(np.abs(residuals) / scales, coverage),

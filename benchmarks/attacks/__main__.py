@@ -97,6 +97,7 @@ def _conclude(found: list[Finding], *, reduced: bool) -> int:
     defended = [each for each in found if each.expected == "fails"]
     shares = [each for each in defended if each.unit == "share of rows"]
     audits = [each for each in defended if each.unit == "epsilon"]
+    judged = defended if reduced else found
     masked = [each for each in found if each.setting == inversions.MASKED]
     value = max(each.figure - each.beside for each in shares)
     result = {
@@ -104,7 +105,7 @@ def _conclude(found: list[Finding], *, reduced: bool) -> int:
         "value": round(value, 3),
         "unit": "share of a victim's rows above guessing, under any defence",
         "target": MOST,
-        "holds": all(each.holds for each in found),
+        "holds": all(each.holds for each in judged),
         "defended": len(defended),
         "without_defence": sum(each.expected == "succeeds" for each in found),
         "not_as_claimed": [f"{each.attack}: {each.setting}" for each in found if not each.holds],
@@ -117,7 +118,7 @@ def _conclude(found: list[Finding], *, reduced: bool) -> int:
     if reduced:
         print("\nreduced: what is defended, asserted; other figures are only printed")
     print(json.dumps(result))
-    return 0 if all(each.holds for each in (defended if reduced else found)) else 1
+    return 0 if result["holds"] else 1
 
 
 if __name__ == "__main__":

@@ -77,6 +77,7 @@ class Exchange:
     chunk_bytes: int
     _asked_s: dict[tuple[str, bytes], float] = field(default_factory=dict)
     _parts: dict[bytes, list[_Part]] = field(default_factory=dict)
+    _unwilling: set[tuple[str, bytes]] = field(default_factory=set)
 
     # Coming in
 
@@ -94,6 +95,7 @@ class Exchange:
         if state.status == "online":
             self.sums.online |= {helper}
             self._asked_s = {at: s for at, s in self._asked_s.items() if at[0] != helper}
+            self._unwilling = {each for each in self._unwilling if each[0] != helper}
         else:
             self.sums.online -= {helper}
             for digest, parts in list(self._parts.items()):
@@ -112,6 +114,7 @@ class Exchange:
             if masks.content is None:
                 name = self.sums.helpers[helper].name
                 logger.warning("helper %s gives no masks: %.300s", name, masks.reason)
+                self._unwilling.add((helper, masks.manifest))  # one that is willing is preferred
             elif part.assembly is None or part.assembly.content != masks.content:
                 manifest = self.sums.manifest(masks.manifest)
                 if manifest is None or masks.content.size != _mask_bytes(manifest):
@@ -193,14 +196,17 @@ class Exchange:
         words = self.sums.rows.endorsements(digest)
         endorsed = [helper for helper, (yes, _) in words.items() if yes]
         reachable = [helper for helper in endorsed if helper in self.sums.online]
+        willing = [helper for helper in reachable if (helper, digest) not in self._unwilling]
         numbers = self._numbers(digest)
-        if len(reachable) < 2:
+        if len(willing) < 2:
             for helper in sorted(numbers.keys() & self.sums.online - set(endorsed)):
                 if self._is_due(helper, digest, now_s):
                     yield Ask(self.sums.helpers[helper].name, envelope)
+        if len(reachable) < 2:
             return
-        first, second = reachable[:2]
-        if digest not in self._parts:
+        first, second = (willing if len(willing) >= 2 else reachable)[:2]
+        asked = {part.helper for part in self._parts.get(digest, [])}
+        if not asked or (asked != {first, second} and not asked <= set(willing)):
             lacking = numbers[first]
             self._parts[digest] = [_Part(first, held_by(lacking)), _Part(second, (lacking,))]
         two = (words[endorsed[0]][1], words[endorsed[1]][1])

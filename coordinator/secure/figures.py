@@ -16,6 +16,7 @@ from coordinator.gate import cohort_of, metric_of, site_quality
 from coordinator.publication import keep
 from coordinator.record import Figure
 from coordinator.secure.rows import Sealed
+from coordinator.secure.rules import largest_weight
 from coordinator.secure.sums import Opened, Sums, Terms
 from coordinator.site_statistics import combine
 from wire.chunks import sha256
@@ -130,7 +131,8 @@ class MaskedFigures:
             free = self._rows.free(purpose)
             self._rows.forget([each.report for each in free if each.subject not in wanted])
         self._enough_s = {at: s for at, s in self._enough_s.items() if at in wanted}
-        terms = Terms(version=self._current.model.version)
+        most = largest_weight(RING, BITS)
+        terms = Terms(version=self._current.model.version, most=most)
 
         def is_ready(chosen: list[Sealed]) -> bool:
             return self._is_ready(chosen, now_s)

@@ -31,30 +31,27 @@ def test_an_agent_of_systemd_writes_its_status_in_memory_and_leaves_it_at_the_en
     config.write_text(agent_toml(federation))
     run.mkdir()
     command = [sys.executable, "-m", "agent.main", "run", str(config)]
-    for _ in range(2):  # the second one finds the file of the first
-        with subprocess.Popen(
-            command,
-            cwd=repository,
-            env=os.environ | {VARIABLE: str(run)},
-            stderr=subprocess.DEVNULL,
-        ) as process:
-            try:
-                until(lambda: (status := read_status(state)) and status.pid == process.pid)
-                assert (state / FILE_NAME).readlink() == run / FILE_NAME
-                assert agent_runs(state)
-                assert main(["status", str(config)]) == 0
-                assert str(process.pid) in capsys.readouterr().out
-                process.send_signal(signal.SIGTERM)
-                assert process.wait(30) == 0
-            finally:
-                process.kill()
-        (run / FILE_NAME).unlink()  # as systemd does
-        assert not (state / FILE_NAME).is_symlink()
-        last = read_status(state)
-        assert last is not None
-        assert last.pid == process.pid
-        assert main(["status", "--channels", str(config)]) == 0
-        assert "torque" in capsys.readouterr().out
+    environment = os.environ | {VARIABLE: str(run)}
+    with subprocess.Popen(
+        command, cwd=repository, env=environment, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            until(lambda: (status := read_status(state)) and status.pid == process.pid)
+            assert (state / FILE_NAME).readlink() == run / FILE_NAME
+            assert agent_runs(state)
+            assert main(["status", str(config)]) == 0
+            assert str(process.pid) in capsys.readouterr().out
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    (run / FILE_NAME).unlink()  # as systemd does
+    assert not (state / FILE_NAME).is_symlink()
+    last = read_status(state)
+    assert last is not None
+    assert last.pid == process.pid
+    assert main(["status", "--channels", str(config)]) == 0
+    assert "torque" in capsys.readouterr().out
 
 
 def test_a_link_to_a_folder_of_before_is_replaced(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ Everything is the products' own but the broker between them: bytes go from `Exch
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -42,7 +42,8 @@ from wire.bundle import read_bundle
 from wire.charters import KeptCharter, sign_charter
 from wire.chunks import describe, sha256, split
 from wire.codec import Counter, kind_of, parse_body, seal
-from wire.figures_vector import encode_evaluations, subject_of
+from wire.figures_vector import encode_evaluations, encode_statistics, subject_of
+from wire.manifest import Standardise
 from wire.masking import mask, seal_seeds
 from wire.messages import (
     Charter,
@@ -55,6 +56,7 @@ from wire.messages import (
     Message,
     Report,
     SealedFigures,
+    Statistics,
     UpdateHeader,
     Verdicts,
     VersionRef,
@@ -90,9 +92,15 @@ class World:
     """The federation; `directory` holds the helpers' folders."""
 
     def __init__(
-        self, directory: Path, toml: str = "", policy: str = POLICY, k_min: int = 3
+        self,
+        directory: Path,
+        toml: str = "",
+        policy: str = POLICY,
+        k_min: int = 3,
+        standardise: Standardise = "given",
     ) -> None:
         self.directory, self.toml, self.policy = directory, toml, policy
+        self.standardise = standardise
         self.keys: dict[str, OwnKeys] = {}
         for name in HELPERS:
             make_store(directory / name, make_helper(directory / name, name))
@@ -128,6 +136,8 @@ class World:
         trust = read_charter(sign_charter(self.charter, ROOT_KEY), ROOT_KEY.public)
         data = bundle_bytes()
         bundle = read_bundle(data, trust)
+        manifest = msgspec.structs.replace(bundle.manifest, standardise=self.standardise)
+        bundle = replace(bundle, manifest=manifest)
         identity = Identity(
             Path("coordinator.toml"), trust, COORDINATOR_KEY, bundle, data, bundle.weights
         )
@@ -211,12 +221,24 @@ class World:
 
     def report(self, agent: Agent, evaluations: Sequence[Evaluation]) -> None:
         """Masked evaluations of what the head names."""
-        vector = encode_evaluations(evaluations)
         subject = subject_of([each.digest for each in evaluations])
+        self._tell(agent, "evaluation", subject, encode_evaluations(evaluations))
+
+    def tell_statistics(self, agent: Agent, statistics: Statistics) -> None:
+        """Masked sums of a site's inputs."""
+        self._tell(agent, "statistics", statistics.bundle, encode_statistics(statistics))
+
+    def _tell(
+        self,
+        agent: Agent,
+        purpose: Literal["evaluation", "statistics"],
+        subject: bytes,
+        vector: NDArray[np.int64],
+    ) -> None:
         data, seeds = mask(vector, 64)
         header = FiguresHeader(
             agent=agent.name,
-            purpose="evaluation",
+            purpose=purpose,
             subject=subject,
             count=len(vector),
             digest=sha256(data),
@@ -225,7 +247,7 @@ class World:
                 64,
                 [helper.sealing for helper in self.charter.helpers],
                 federation=FEDERATION,
-                name=(agent.name, f"evaluation/{subject.hex()}"),
+                name=(agent.name, f"{purpose}/{subject.hex()}"),
                 digest=sha256(data),
             ),
         )

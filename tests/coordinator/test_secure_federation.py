@@ -2,17 +2,30 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from coordinator.secure.rules import levelled
+from coordinator.server_optimizer import (
+    ServerOptimizerSettings,
+    make_server_optimizer,
+)
 from tests.coordinator.secure_world import HELPERS, POLICY, SCALE, World
 from tests.coordinator.small_federation import P, evaluation, start_params
+from wire.messages import Statistics
+from wire.standards import read_standard
 from wire.tensors import flatten, read_params
 
 GOAL_5 = "[strategy]\ngoal = 5\n"
+
+
+def _weights(world: World) -> NDArray[np.float32]:
+    data = world.store.content(world.base.content.digest)
+    return flatten(read_params(data, [("w", (50, 12)), ("b", (12,))]))
 
 
 def test_a_version_is_the_exact_weighted_mean_of_masked_updates(tmp_path: Path) -> None:
@@ -25,14 +38,8 @@ def test_a_version_is_the_exact_weighted_mean_of_masked_updates(tmp_path: Path) 
     assert world.outcomes() == {"folded": 5}
     assert world.shares(1) == {f"press-{at}": 10 + at for at in range(5)}
     total, weight = world.refolded(1), sum(range(10, 15))
-    found = flatten(
-        read_params(
-            world.store.content(world.federation.head.train.content.digest),
-            [("w", (50, 12)), ("b", (12,))],
-        )
-    )
     expected = (start_params().astype(np.float64) + total * SCALE / weight).astype(np.float32)
-    assert np.array_equal(found, expected)
+    assert np.array_equal(_weights(world), expected)
 
 
 def test_nothing_the_coordinator_stores_before_release_tells_of_an_update(tmp_path: Path) -> None:
@@ -235,6 +242,83 @@ def test_evaluations_are_known_as_sums_and_the_gate_decides_by_them(tmp_path: Pa
     world.turn(6)
     assert world.federation.head.serve.content.digest == candidate
     assert any("5 sites" in reason for *_, reason in world.store.record.decisions())
+
+
+def test_statistics_of_all_sites_come_from_a_sum_that_nobody_is_seen_in(tmp_path: Path) -> None:
+    world = World(tmp_path, "[gate]\nquorum = 4\n", standardise="federated")
+    agents = world.sites(5)
+    world.online(*HELPERS)
+    rng = np.random.default_rng(9)
+    rows = [rng.normal(40 + at, 3, 50) for at in range(5)]
+    for agent, values in zip(agents, rows, strict=True):
+        said = Statistics(
+            bundle=world.federation.head.bundle.digest,
+            count=len(values),
+            sums=(float(values.sum()),),
+            squares=(float(np.square(values).sum()),),
+        )
+        world.tell_statistics(agent, said)
+    world.turn(6)
+    content = world.federation.head.statistics
+    assert content is not None
+    standard = read_standard(world.store.content(content.digest), 1)
+    assert standard.mean == pytest.approx([np.concatenate(rows).mean()], rel=1e-6)
+    assert standard.deviation == pytest.approx([np.concatenate(rows).std()], rel=1e-6)
+    assert world.store.record.statistics(world.federation.head.bundle.digest) == {}
+
+
+@pytest.mark.parametrize("optimizer", ["momentum", "adam", "yogi"])
+def test_server_optimizers_step_by_opened_sums_as_by_plain_ones(
+    tmp_path: Path, optimizer: Any
+) -> None:
+    world = World(tmp_path, GOAL_5 + f'[server_optimizer]\nname = "{optimizer}"\n')
+    agents = world.sites(5)
+    world.online(*HELPERS)
+    for _ in range(3):
+        world.commit([world.update(agent) for agent in agents])
+        world.settle()
+    rule = make_server_optimizer(ServerOptimizerSettings(name=optimizer))
+    state, params = rule.init(P), start_params()
+    for version in (1, 2, 3):
+        weight = sum(world.shares(version).values())
+        mean = np.multiply(world.refolded(version), SCALE / weight, dtype=np.float64)
+        state, params = rule.apply(mean, state, params)
+    assert np.array_equal(_weights(world), params)
+
+
+def test_calibrated_aggregation_adds_to_what_is_remembered_from_sums(tmp_path: Path) -> None:
+    strategy = '[strategy]\nname = "calibrated"\ngoal = 4\n'
+    policy = POLICY.replace("weight_cap = 1000", "weight_cap = 1")
+    policy += "calibration = 0.5\noffline_training = false\n"
+    world = World(tmp_path, strategy, policy)
+    agents = world.sites(4)
+    world.online(*HELPERS)
+    params, remembered = start_params().astype(np.float64), np.zeros(P)
+    for version in (1, 2):
+        world.commit([world.update(agent, weight=1) for agent in agents])
+        world.settle()
+        total = world.refolded(version) * SCALE
+        params = (params + remembered / 4 + total / 4).astype(np.float32).astype(np.float64)
+        remembered += 0.5 * total
+    assert np.allclose(_weights(world), params, atol=1e-6)
+
+
+def test_a_synchronous_round_takes_one_of_each_and_refuses_what_is_late(tmp_path: Path) -> None:
+    world = World(tmp_path, '[strategy]\nname = "fedavg"\nclients = 4\n')
+    agents = world.sites(5)
+    first = world.base
+    world.online(*HELPERS)
+    assert world.commit([world.update(agents[0]), world.update(agents[0])]) == [
+        "committed",
+        "refused",
+    ]
+    world.commit([world.update(agent) for agent in agents[1:4]])
+    world.turn(1)
+    world.commit([world.update(agents[4])])  # while the sum of the others is being opened
+    world.settle()
+    assert world.base.version == 1
+    assert world.commit([world.update(agents[2], base=first)]) == ["refused"]
+    assert world.outcomes() == {"folded": 4, "refused": 3}
 
 
 def test_once_training_is_closed_updates_of_too_few_sites_end_void(tmp_path: Path) -> None:

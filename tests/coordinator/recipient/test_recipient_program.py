@@ -149,10 +149,12 @@ def test_the_programs_make_the_version_that_the_plain_sum_makes(
             first.kill()  # with everything that it holds in memory
             first.wait()
             await offered(seen, place, 2, 1)
-            place.start()
+            second = place.start()
             head = await seen.head(version=2)
             for agent in AGENTS:
                 await seen.receipt(agent, "folded", 2)
+            second.terminate()
+            assert await asyncio.to_thread(second.wait, 20) == 0
             return seen.content("model", head.train.content)
 
     data = asyncio.run(run())

@@ -1,0 +1,1 @@
+"""Set-points proposed from a learned surrogate, for people; never written to a machine."""
