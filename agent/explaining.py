@@ -121,10 +121,8 @@ class Explaining:
         row = int(scored.ends[at])
         found = []
         for share in shares:
-            channel, column = (
-                model.manifest.channels[share.channel],
-                adopted.input_columns[share.channel],
-            )
+            channel = model.manifest.channels[share.channel]
+            column = adopted.input_columns[share.channel]
             value = np.nan if channel.shape else float(rows.values[row, column])
             found.append(Driver(channel.name, share.share, value, self._units[column]))
         return tuple(found)

@@ -48,7 +48,7 @@ class MaskedFigures:
         by_digest = {each.digest: each for each in report.evaluations}
         digests = judged(head)
         parts: list[SealedFigures] = []
-        if all(digest in by_digest for digest in digests):
+        if digests and all(digest in by_digest for digest in digests):
             parts.append(self._evaluation([by_digest[digest] for digest in digests]))
         if report.statistics is not None:
             parts.append(self._statistics(report.statistics))
@@ -103,10 +103,10 @@ class MaskedFigures:
 def judged(head: Head) -> list[bytes]:
     """Digests of the weights that masked evaluations are about: what is served, and a candidate.
 
-    Not the newest version: under masks nobody learns how each did, and it changes too often for
-    many sites to speak of the same one.
+    None without a candidate: each sum about the same weights, over nearly the same sites, tells a
+    little of those that are in one of them only.  Not the newest version: under masks nobody learns
+    how each did, and it changes too often for many sites to speak of the same one.
     """
-    found = [head.serve.content.digest]
-    if head.candidate is not None and head.candidate.content.digest not in found:
-        found.append(head.candidate.content.digest)
-    return found
+    if head.candidate is None or head.candidate.content.digest == head.serve.content.digest:
+        return []
+    return [head.serve.content.digest, head.candidate.content.digest]

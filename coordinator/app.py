@@ -16,6 +16,7 @@ import numpy as np
 from coordinator.admissions import Admissions
 from coordinator.config import (
     CHARTER,
+    DATABASE,
     CoordinatorSettings,
     Identity,
     read_coordinator_settings,
@@ -42,7 +43,6 @@ from wire.watchdog import keep_watch
 
 logger = logging.getLogger(__name__)
 
-DATABASE = "coordinator.db"
 _WATCH_S = 1.0
 
 
@@ -111,6 +111,9 @@ class Coordinator:
         )
         try:
             await self._connection.run()
+        except RestoredError:
+            self._store.give_boot_back(self._connection.boot)
+            raise
         finally:
             watch.cancel()
             self._store.close()

@@ -20,9 +20,8 @@ from typing import BinaryIO
 
 import msgspec
 
-from coordinator.app import DATABASE
 from coordinator.audit import load_tree
-from coordinator.config import Identity, read_coordinator_settings, read_identity, resolve
+from coordinator.config import DATABASE, Identity, read_coordinator_settings, read_identity, resolve
 from coordinator.store import Saved
 from wire.audit_file import LogOpening, LogWriter
 from wire.errors import MalformedError, SettingsError

@@ -163,7 +163,7 @@ def read_identity(path: Path, settings: CoordinatorSettings) -> Identity:
             read_revoked_file(resolve(path, settings.trust.revoked), trust)
         where = "coordinator.bundle"
         data = resolve(path, settings.coordinator.bundle).read_bytes()
-        bundle = _bundle_of(data, trust, state / DATABASE)
+        bundle = bundle_of(data, trust, state / DATABASE)
         where = "trust.key"
         key = read_private_key(resolve(path, settings.trust.key))
         where = "trust.sealing_key"
@@ -181,7 +181,7 @@ def read_identity(path: Path, settings: CoordinatorSettings) -> Identity:
     return identity
 
 
-def _bundle_of(data: bytes, trust: Trust, database: Path) -> Bundle:
+def bundle_of(data: bytes, trust: Trust, database: Path) -> Bundle:
     """The bundle, verified; one that is published already goes on when its author was removed.
 
     Raises:

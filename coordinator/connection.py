@@ -384,6 +384,8 @@ class Connection:
         if self.decryption is not None and name == self.decryption.name:
             self._on_recipient(self.decryption, chunk, payload, now_s)
             return
+        if self.decryption is not None:
+            return  # helpers of masks have no say in what is encrypted
         if chunk is not None:
             digest, at = chunk
             complete = self.exchange.on_chunk(name, bytes.fromhex(digest), at, payload)
@@ -440,7 +442,7 @@ class Connection:
     async def _ask_helpers(self, link: Link) -> None:
         """Show reports and manifests to the helpers, and ask for masks."""
         while True:
-            for ask in self.exchange.due(time.monotonic()):
+            for ask in [] if self.decryption else self.exchange.due(time.monotonic()):
                 message = ask.message
                 data = message if isinstance(message, bytes) else self._seal(message)
                 await link.publish(self._topics.helper_ask(ask.helper), data)

@@ -105,13 +105,11 @@ class Federation:
         """How updates are hidden under the policy, where they are."""
         policy, parameters = self._policy, self._current.parameters
         charter = identity.trust.charter
-        if identity.sealing is None or charter.recipient is None:
+        recipient, sealing = charter.recipient, identity.sealing
+        if policy.protection != "encrypted" or recipient is None or sealing is None:
             return ByMasks(self.sums, policy, parameters)
-        rows = self._store.secure
-        self.encrypted = EncryptedSums(rows, charter, identity.key, identity.sealing)
-        if policy.protection != "encrypted":
-            return ByMasks(self.sums, policy, parameters)
-        return ByEncryption(self.encrypted, policy, parameters, charter.recipient.context)
+        self.encrypted = EncryptedSums(self._store.secure, charter, identity.key, sealing)
+        return ByEncryption(self.encrypted, policy, parameters, recipient.context)
 
     def _publish_settings(self, now_s: float) -> None:
         """Publish a head when the policy or the training switch is not what the last one says."""

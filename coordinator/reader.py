@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
-from coordinator.config import CHARTER, CoordinatorSettings, resolve
+from coordinator.config import CHARTER, DATABASE, CoordinatorSettings, bundle_of, resolve
 from coordinator.gate import GateSettings
 from coordinator.read_quality import (
     read_choices,
@@ -41,7 +41,6 @@ from coordinator.view import (
     View,
     presence,
 )
-from wire.bundle import read_bundle
 from wire.charters import newest_trust
 from wire.errors import SettingsError, WireError
 from wire.settings import settings_error
@@ -75,9 +74,11 @@ def read_about(path: Path, settings: CoordinatorSettings) -> About:
         root = parse_public_key(settings.trust.root)
         where = "trust.charter"
         trust = read_charter(resolve(path, settings.trust.charter).read_bytes(), root)
+        state = resolve(path, settings.coordinator.state_dir)
+        trust = newest_trust(state / CHARTER, root, trust)
         where = "coordinator.bundle"
-        bundle = read_bundle(resolve(path, settings.coordinator.bundle).read_bytes(), trust)
-        trust = newest_trust(resolve(path, settings.coordinator.state_dir) / CHARTER, root, trust)
+        data = resolve(path, settings.coordinator.bundle).read_bytes()
+        bundle = bundle_of(data, trust, state / DATABASE)
     except (OSError, ValueError, WireError, SettingsError) as error:
         raise settings_error(path, where, str(error)) from None
     strategy = settings.strategy

@@ -245,6 +245,11 @@ class Store:
             self._db.execute("UPDATE control SET boot = max(boot, ?) + 1", (recovery << 16,))
         return int(self._db.execute("SELECT boot FROM control").fetchone()[0])
 
+    def give_boot_back(self, boot: int) -> None:
+        """Forget the number of a run that said nothing, however often that is tried again."""
+        with self.transaction():
+            self._db.execute("UPDATE control SET boot = boot - 1 WHERE boot = ?", (boot,))
+
     @property
     def training(self) -> Literal["open", "closed"]:
         """The operator's switch; the command line may change it while the coordinator runs."""

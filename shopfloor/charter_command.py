@@ -70,6 +70,7 @@ def _add_charter(actions: "Commands[argparse.ArgumentParser]") -> None:
     _many(new, "--remove-site", "NAME", "does not count any more")
     new.add_argument("--any-site", action="store_true", help="open the list of sites again")
     new.add_argument("--k-min", type=int, metavar="N", help="least sites behind a published sum")
+    new.add_argument("--endorsements", type=int, choices=(2, 3), help="helpers that agree on a sum")
     new.add_argument("--least-protection", choices=("none", "masked", "encrypted"))
     new.add_argument("--least-privacy", choices=("none", "record", "update"))
     new.add_argument("--least-noise", type=float, metavar="MULTIPLIER")
@@ -143,6 +144,7 @@ def next_charter(before: Charter, options: argparse.Namespace) -> Charter:
         helpers=_helpers(before, options),
         sites=_sites(before, options),
         k_min=k_min,
+        endorsements=options.endorsements or before.endorsements,
         least=_least(before, options),
         recipient=_recipient(before, options),
         agreement=sha256(options.agreement.read_bytes()) if options.agreement else before.agreement,

@@ -7,6 +7,7 @@ journeyman keys ...            root, charter, agents' keys and credentials, the 
 journeyman enrolment ...       admit gateways with one-time tokens
 journeyman audit ...           check a coordinator's exported audit log, offline
 journeyman bundle ...          build, inspect, sign, verify, test and export model bundles
+journeyman recommend           set-points that a learned surrogate would choose, for people
 journeyman agent|coordinator   the same as journeyman-agent, journeyman-coordinator
 """
 
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent.recommend_command import add_recommend
 from shopfloor.audit.command import add_audit
 from shopfloor.charter_command import add_charter_actions
 from shopfloor.enrolment_command import add_enrolment, add_key_actions
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_keys(commands)
     add_enrolment(commands)
     add_audit(commands)
+    add_recommend(commands)
     commands.add_parser("bundle", help="build, inspect, sign, verify, test, export model bundles")
     return parser
 

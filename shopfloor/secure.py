@@ -9,8 +9,7 @@ import msgspec
 
 from agent.privacy import FILE_NAME, read_account
 from agent.privacy.accounting import epsilon_of
-from coordinator.app import DATABASE
-from coordinator.config import read_coordinator_settings
+from coordinator.config import DATABASE, read_coordinator_settings
 from shopfloor.plant import DELTA, K_MIN, Plant
 from shopfloor.record import RunRecord, Secured, SitePrivacy, served_quality
 from wire.codec import open_envelope, parse_body

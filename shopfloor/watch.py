@@ -12,7 +12,7 @@ import numpy as np
 
 from agent.outbox import Entry, Outbox
 from agent.status import Status, read_status
-from coordinator.app import DATABASE
+from coordinator.config import DATABASE
 from coordinator.store import Store
 from shopfloor.baselines import RESULT, SCORES, judge, load_model
 from shopfloor.ledger import HeadFact, Ledger, UpdateId, account

@@ -81,8 +81,9 @@ def encrypt(public: bytes, integers: NDArray[np.signedinteger]) -> bytes:
       MalformedError: `public` is no public key of this scheme.
       SettingsError: TenSEAL is not installed.
     """
+    key = _public_key(public)
     seal, context = _seal()
-    encryptor = seal.Encryptor(context, _public_key(public))
+    encryptor = seal.Encryptor(context, key)
     encoder, plain, encrypted = seal.BatchEncoder(context), seal.Plaintext(), seal.Ciphertext()
     parts = []
     for start in range(0, len(integers), DEGREE):

@@ -89,4 +89,3 @@ def open_ciphertexts(private: bytes, sealed: bytes, belonging: Belonging, count:
     ciphertexts = open_sealed(private, sealed, aad=belonging.digest, info=_INFO)
     check(ciphertexts, count)
     return ciphertexts
-

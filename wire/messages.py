@@ -102,6 +102,8 @@ class Charter(Message, frozen=True, kw_only=True):
       author_keys: sign model bundles.
       k_min: least number of distinct sites behind any published sum.
       agreement: SHA-256 of the consortium's agreement text.
+      endorsements: helpers that must endorse a sum before two open it: with 2 one may be away, with
+        3 one may even lie.
       coordinator_sealing_key: X25519; what only the coordinator may read is sealed to it.
       sites: the only ones that count for `k_min`; none: all that the enrolment authority admits.
       least: what every policy must give.
@@ -117,6 +119,7 @@ class Charter(Message, frozen=True, kw_only=True):
     helpers: Annotated[tuple[HelperKeys, ...], msgspec.Meta(max_length=3)] = ()
     k_min: Positive = 1
     agreement: Digest = bytes(32)
+    endorsements: Literal[2, 3] = 2
     coordinator_sealing_key: Annotated[bytes, msgspec.Meta(max_length=32)] = b""
     sites: Annotated[tuple[Name, ...], msgspec.Meta(max_length=512)] = ()
     least: Safeguards = Safeguards()
@@ -761,16 +764,16 @@ class Release(Message, frozen=True, kw_only=True):
 
     Attributes:
       manifest: SHA-256 of its envelope.
-      endorsements: envelopes of two different helpers.
+      endorsements: envelopes of as many different helpers as the charter asks for.
       seeds: which of the three seeds' masks; only a helper that holds them can answer.
       chunk_bytes: of the answer.
       wanted: chunks that are missing (bitmap as in receipts); empty: all.
     """
 
     manifest: Digest
-    endorsements: tuple[
-        Annotated[bytes, msgspec.Meta(max_length=16_384)],
-        Annotated[bytes, msgspec.Meta(max_length=16_384)],
+    endorsements: Annotated[
+        tuple[Annotated[bytes, msgspec.Meta(max_length=16_384)], ...],
+        msgspec.Meta(min_length=2, max_length=HELPERS),
     ]
     seeds: Annotated[tuple[Literal[0, 1, 2], ...], msgspec.Meta(min_length=1, max_length=2)]
     chunk_bytes: Annotated[int, msgspec.Meta(ge=256, le=16 << 20)]

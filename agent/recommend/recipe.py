@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from agent.recommend.search import MAX_DIMENSIONS
 from wire.errors import SettingsError
 from wire.manifest import REGRESSION, Manifest
 from wire.messages import Finite, Name, NonNegative
@@ -53,7 +54,7 @@ class Recipe(Settings, frozen=True, kw_only=True):
     """
 
     label: Name
-    setpoint: Annotated[tuple[SetPoint, ...], msgspec.Meta(min_length=1, max_length=32)]
+    setpoint: Annotated[tuple[SetPoint, ...], msgspec.Meta(min_length=1, max_length=MAX_DIMENSIONS)]
     objective: Objective = "minimize"
     target: Finite | None = None
     coverage: Annotated[float, msgspec.Meta(ge=0.5, le=0.99)] = 0.9

@@ -1,9 +1,9 @@
 """The search for the best point of a box: evenly spread points, then closer looks at the best.
 
 Halton's sequence (Numerische Mathematik 2, 1960) with a random shift modulo 1 (R. Cranley and T. N.
-L. Patterson, SIAM J. Numer. Anal. 13, 1976) spreads points over the box.  Around the best few, boxes
-are searched that get smaller and smaller.  No gradients: a surrogate of a few set-points costs
-microseconds a point, has kinks where its Relus switch, and may be int8 tomorrow.
+L. Patterson, SIAM J. Numer. Anal. 13, 1976) spreads points over the box.  Around the best few,
+boxes are searched that get smaller and smaller.  No gradients: a surrogate of a few set-points
+costs microseconds a point, has kinks where its Relus switch, and its region is no smooth function.
 
 Pure and deterministic by its seed.  Invariant: what is returned lies in the box and was accepted.
 """
@@ -18,8 +18,8 @@ Cost = Callable[[Values], Values]
 """From points (N, D) to costs (N,); infinite for a point that is not accepted."""
 
 _PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)
-_PRIMES += (59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109, 113, 127, 131)
 MAX_DIMENSIONS = len(_PRIMES)
+"""Further primes spread points badly without scrambling."""
 _POINTS = 2048
 _STARTS = 6
 _ROUNDS = 10
@@ -28,7 +28,7 @@ _SHRINK = 0.6
 
 
 def halton(points: int, dimensions: int, seed: int) -> Values:
-    """Points that fill the unit cube evenly, float64 (points, dimensions), at most 32 dimensions.
+    """Points that fill the unit cube evenly, float64 (points, dimensions), up to `MAX_DIMENSIONS`.
 
     The sequence begins at its index 20, where the first primes' digits have mixed.
     """
@@ -43,7 +43,8 @@ def search(cost: Cost, low: Values, high: Values, seed: int) -> Values | None:
 
     Args:
       cost: of points.
-      low, high: the box, float64 (D,), low <= high.
+      low: of the box, float64 (D,).
+      high: of the box, float64 (D,), nowhere below `low`.
       seed: of the points' shift.
 
     Returns:

@@ -44,6 +44,9 @@ _LOOKED_S = 30.0
 _FORGET_S = 3600.0
 KEPT_S = 30 * 86_400.0
 """Seeds whose masks were given so long ago are forgotten."""
+_NEWEST_KEPT = 8
+"""Not those of the newest manifests, whose masks may be asked for again after a clock has jumped:
+the coordinator opens one manifest of each purpose at a time."""
 _Answer = Verdicts | Endorsement | Masks
 _Masks = tuple[bytes, tuple[int, ...]]
 """Digest of a manifest, and seeds."""
@@ -273,7 +276,7 @@ class Connection:
             self._beat()
             if time.monotonic() - forgot_s >= _FORGET_S:
                 forgot_s = time.monotonic()
-                forgotten = self.office.store.forget_seeds(time.time() - KEPT_S)
+                forgotten = self.office.store.forget_seeds(time.time() - KEPT_S, _NEWEST_KEPT)
                 if forgotten:
                     logger.info("forgot the seeds of %d reports", forgotten)
             await asyncio.sleep(_TICK_S)

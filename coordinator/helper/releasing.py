@@ -68,7 +68,7 @@ def release(office: Office, payload: bytes) -> Opening | Masks:
 
 
 def _why_not(office: Office, message: Release) -> str:
-    """Why these are not the endorsements of two helpers of this manifest; empty when they are."""
+    """Why these are not endorsements enough of this manifest; empty when they are."""
     if len(set(message.seeds)) < len(message.seeds):
         return "a seed is asked for twice"
     signed: list[str] = []
@@ -82,8 +82,10 @@ def _why_not(office: Office, message: Release) -> str:
         if not endorsement.accepted:
             return f"{signer} did not endorse it: {endorsement.reason[:100]}"
         signed.append(signer)
-    if len(set(signed)) < len(signed):
-        return f"both endorsements are of {signed[0]}: two helpers have to agree"
+    needed = office.trust.charter.endorsements
+    if len(set(signed)) < max(needed, len(signed)):
+        found = ", ".join(sorted(set(signed)))
+        return f"endorsed by {found}: {needed} different helpers have to agree"
     return ""
 
 

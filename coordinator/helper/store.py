@@ -320,13 +320,19 @@ class Store:
                 (now_s, manifest),
             )
 
-    def forget_seeds(self, before_s: float) -> int:
-        """Forget the seeds of manifests whose masks were given before; returns how many."""
+    def forget_seeds(self, before_s: float, newest_kept: int = 0) -> int:
+        """Forget the seeds of manifests whose masks were given before; returns how many.
+
+        Args:
+          before_s: Unix time.
+          newest_kept: manifests, counted from the newest, whose seeds stay whatever a clock says.
+        """
         with self.transaction():
             done = self._database.execute(
                 "UPDATE reports SET seeds = NULL WHERE seeds IS NOT NULL AND manifest IN"
-                " (SELECT manifest FROM manifests WHERE given_s < ?)",
-                (before_s,),
+                " (SELECT manifest FROM manifests, identity WHERE given_s < ?"
+                "  AND number <= endorsed - ?)",
+                (before_s, newest_kept),
             )
         return done.rowcount
 

@@ -131,10 +131,8 @@ class Decryption:
         return None
 
     def _manifest(self, digest: bytes) -> Manifest | None:
-        for known, envelope in self.sums.rows.undecided():
-            if known == digest:
-                return parse_body(open_envelope(envelope, "manifest"), Manifest)
-        return None
+        found = self.sums.waiting().get(digest)
+        return found[1] if found is not None else None
 
     # Going out
 
@@ -142,7 +140,7 @@ class Decryption:
         """What to ask on the recipient's topic now: headers, then their manifest's envelope."""
         if not self.is_online:
             return
-        waiting = [digest for digest, _ in self.sums.rows.undecided()]
+        waiting = list(self.sums.waiting())
         self._asked_s = {at: s for at, s in self._asked_s.items() if at in waiting}
         for digest in waiting:
             is_new = now_s >= self._asked_s.get(digest, 0.0) and digest not in self._endorsed

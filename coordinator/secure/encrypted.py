@@ -73,7 +73,10 @@ class EncryptedSums:
         """Decide on a sum of updates that wait, if there is one; whether."""
         groups: dict[tuple[object, ...], list[Sealed]] = {}
         for sealed in self.rows.free("update"):
-            if self.rows.envelope(sealed.report) is not None:  # its agent's credential is here
+            is_shown = (
+                self.rows.envelope(sealed.report) is not None
+            )  # its agent's credential is here
+            if is_shown and sealed.ring == RING:
                 groups.setdefault(sealed.kind, []).append(sealed)
         for group in groups.values():
             chosen = group[: terms.most]
@@ -133,8 +136,8 @@ class EncryptedSums:
         return [(each, f"not decrypted: {endorsement.reason}") for each in lost]
 
     def _is_of_earlier_charter(self, digest: bytes) -> bool:
-        is_waiting = digest in self.rows.undecided_of("update")
-        return is_waiting and self._waiting(digest)[1].epoch < self._charter.epoch
+        found = self.waiting().get(digest)
+        return found is not None and found[1].epoch < self._charter.epoch
 
     def open(self, digest: bytes, sums: bytes) -> Opened:
         """Take what the recipient decrypted, and close the manifest.
@@ -156,11 +159,20 @@ class EncryptedSums:
         self.rows.close(digest, "opened")
         return Opened(manifest, members, integers)
 
+    def waiting(self) -> dict[bytes, tuple[bytes, Manifest]]:
+        """Manifests of encrypted updates that wait, by digest: envelope, and what it says."""
+        found: dict[bytes, tuple[bytes, Manifest]] = {}
+        for digest, envelope in self.rows.undecided():
+            manifest = parse_body(open_envelope(envelope, "manifest"), Manifest)
+            if (manifest.purpose, manifest.ring) == ("update", RING):
+                found[digest] = envelope, manifest
+        return found
+
     def _waiting(self, digest: bytes) -> tuple[bytes, Manifest]:
-        for known, envelope in self.rows.undecided():
-            if known == digest:
-                return envelope, parse_body(open_envelope(envelope, "manifest"), Manifest)
-        raise MalformedError("no manifest of this digest waits to be decrypted")
+        found = self.waiting().get(digest)
+        if found is None:
+            raise MalformedError("no manifest of this digest waits to be decrypted")
+        return found
 
     def _ciphertexts(self, manifest: Manifest) -> bytes:
         """Sums of the manifest's buckets, ascending."""

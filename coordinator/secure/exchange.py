@@ -198,23 +198,24 @@ class Exchange:
         reachable = [helper for helper in endorsed if helper in self.sums.online]
         willing = [helper for helper in reachable if (helper, digest) not in self._unwilling]
         numbers = self._numbers(digest)
-        if len(willing) < 2:
+        needed = self.sums.needed
+        if len(willing) < 2 or len(endorsed) < needed:
             for helper in sorted(numbers.keys() & self.sums.online - set(endorsed)):
                 if self._is_due(helper, digest, now_s):
                     yield Ask(self.sums.helpers[helper].name, envelope)
-        if len(reachable) < 2:
+        if len(reachable) < 2 or len(endorsed) < needed:
             return
         first, second = (willing if len(willing) >= 2 else reachable)[:2]
         asked = {part.helper for part in self._parts.get(digest, [])}
         if not asked or (asked != {first, second} and not asked <= set(willing)):
             lacking = numbers[first]
             self._parts[digest] = [_Part(first, held_by(lacking)), _Part(second, (lacking,))]
-        two = (words[endorsed[0]][1], words[endorsed[1]][1])
+        enough = tuple(words[helper][1] for helper in endorsed[:needed])
         for part in self._parts[digest]:
             if _is_open(part) and self._is_due(part.helper, b"masks" + digest, now_s):
-                yield Ask(self.sums.helpers[part.helper].name, self._release(digest, part, two))
+                yield Ask(self.sums.helpers[part.helper].name, self._release(digest, part, enough))
 
-    def _release(self, digest: bytes, part: _Part, endorsements: tuple[bytes, bytes]) -> Release:
+    def _release(self, digest: bytes, part: _Part, endorsements: tuple[bytes, ...]) -> Release:
         missing = part.assembly.missing if part.assembly is not None else []
         return Release(
             manifest=digest,

@@ -58,12 +58,10 @@ class MaskedFigures:
     def _wanted(self) -> dict[bytes, tuple[str, int]]:
         """Purpose and length of what may be told now, by subject."""
         saved = self._current.saved
-        found = {
-            subject_of(self._judged): (
-                "evaluation",
-                len(self._judged) * evaluation_length(self._kind, self._classes),
-            )
-        }
+        found: dict[bytes, tuple[str, int]] = {}
+        if self._judged:
+            length = len(self._judged) * evaluation_length(self._kind, self._classes)
+            found[subject_of(self._judged)] = ("evaluation", length)
         is_federated = self._current.identity.bundle.manifest.standardise == "federated"
         if is_federated and saved.statistics is None:
             found[saved.bundle.digest] = ("statistics", 1 + 4 * self._columns)
@@ -71,12 +69,12 @@ class MaskedFigures:
 
     @property
     def _judged(self) -> list[bytes]:
-        """Digests that evaluations are about: what is served, and a candidate."""
+        """Digests that evaluations are about: what is served and a candidate, if there is one."""
         saved = self._current.saved
-        found = [saved.serve.content.digest]
-        if saved.candidate is not None and saved.candidate.content.digest not in found:
-            found.append(saved.candidate.content.digest)
-        return found
+        candidate, serve = saved.candidate, saved.serve.content.digest
+        if candidate is None or candidate.content.digest == serve:
+            return []
+        return [serve, candidate.content.digest]
 
     def take(self, agent: str, site: str, sealed: SealedFigures) -> None:
         """Keep masked figures that are wanted and new.

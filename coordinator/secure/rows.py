@@ -292,9 +292,9 @@ def agreed(opinions: list[Opinion]) -> dict[str, int]:
     return {each.helper: each.number for each in opinions if each.accepted}
 
 
-def is_lost(opinions: list[Opinion]) -> bool:
-    """Whether so many helpers refused a report that no two can open it."""
-    return sum(not each.accepted for each in opinions) > HELPERS - 2
+def is_lost(opinions: list[Opinion], needed: int) -> bool:
+    """Whether so many helpers refused a report that too few are left to endorse a sum with it."""
+    return sum(not each.accepted for each in opinions) > HELPERS - needed
 
 
 def _row_of(sealed: Sealed) -> tuple[object, ...]:

@@ -25,6 +25,7 @@ from wire.codec import open_envelope, parse_body, seal
 from wire.errors import MalformedError
 from wire.masking import DTYPES, add_masked, opened
 from wire.messages import (
+    HELPERS,
     Charter,
     Endorsement,
     HelperKeys,
@@ -39,6 +40,7 @@ from wire.trust import COORDINATOR
 
 logger = logging.getLogger(__name__)
 
+_OTHER_ORDER = "its boxes are not in the order of the charter's helpers"
 Ready = Callable[[list[Sealed]], bool]
 """Whether these reports, in order of arrival, are enough for a sum now."""
 
@@ -90,6 +92,11 @@ class Sums:
         self.online: frozenset[str] = frozenset()
 
     @property
+    def needed(self) -> int:
+        """Helpers that have to endorse a sum."""
+        return self._charter.endorsements
+
+    @property
     def helpers(self) -> dict[str, HelperKeys]:
         """The charter's helpers by their signing key, hexadecimal."""
         return {helper.signing.hex(): helper for helper in self._charter.helpers}
@@ -98,13 +105,17 @@ class Sums:
 
     def take_verdicts(self, helper: str, verdicts: Sequence[Verdict]) -> list[tuple[Sealed, str]]:
         """Note a helper's verdicts; return the reports that can never be opened now, and why."""
+        refused = set()
         for verdict in verdicts:
-            opinion = Opinion(helper, verdict.accepted, verdict.number, verdict.reason)
+            is_in_place = list(self.helpers).index(helper) == verdict.number
+            reason = verdict.reason or ("" if is_in_place else _OTHER_ORDER)
+            opinion = Opinion(helper, verdict.accepted and is_in_place, verdict.number, reason)
             self.rows.judge(verdict.report, opinion)
-            if not verdict.accepted:
+            if not opinion.accepted:
+                refused.add(verdict.report)
                 name = self.helpers[helper].name
-                logger.warning("helper %s refuses a report: %.200s", name, verdict.reason)
-        return self._lost({verdict.report for verdict in verdicts if not verdict.accepted})
+                logger.warning("helper %s refuses a report: %.200s", name, reason)
+        return self._lost(refused)
 
     def _lost(self, among: set[bytes]) -> list[tuple[Sealed, str]]:
         if not among:
@@ -114,7 +125,7 @@ class Sums:
             opinions = self._opinions(purpose)
             for sealed in self.rows.free(purpose):
                 heard = opinions.get(sealed.report, [])
-                if sealed.report in among and is_lost(heard):
+                if sealed.report in among and is_lost(heard, self.needed):
                     words = {each.reason for each in heard if not each.accepted}
                     found.append((sealed, "; ".join(sorted(words))))
         self.rows.forget([sealed.report for sealed, _ in found])
@@ -131,13 +142,13 @@ class Sums:
     # Manifests
 
     def propose(self, purpose: Purpose, terms: Terms, is_ready: Ready) -> bool:
-        """Decide on a sum of reports that two helpers accepted, if there is one; whether."""
+        """Decide on a sum of reports that enough helpers accepted, if there is one; whether."""
         free = self.rows.free(purpose)
         if not free:
             return False
         opinions = self._opinions(purpose)
         accepted = {each.report: agreed(opinions.get(each.report, [])) for each in free}
-        for pair in itertools.combinations(sorted(self.online & self.helpers.keys()), 2):
+        for pair in itertools.combinations(sorted(self.online & self.helpers.keys()), self.needed):
             groups: dict[tuple[object, ...], list[Sealed]] = {}
             for sealed in free:
                 by = accepted[sealed.report]
@@ -175,8 +186,8 @@ class Sums:
     ) -> list[tuple[Sealed, str]]:
         """Note a helper's word; return the reports that can never be opened now, and why.
 
-        A helper that knows members in another manifest will never endorse this one.  When two say
-        so, those members are lost, and the others are free for another manifest.
+        A helper that knows members in another manifest will never endorse this one.  When so many
+        say so that too few are left, those members are lost; the others are free for another one.
         """
         digest = endorsement.manifest
         self.rows.endorse(digest, helper, envelope, accepted=endorsement.accepted)
@@ -190,7 +201,7 @@ class Sums:
             if not yes
         ]
         final = [set(each.refused) for each in refusals if each.refused]
-        if len(final) < 2:
+        if len(final) <= HELPERS - self.needed:
             return []
         in_the_way = set.union(*final)
         members = self.rows.members(digest)

@@ -115,10 +115,8 @@ def _mean_delta(
     headers = [taped for taped in found if taped is not None]
     if len(headers) < len(members):
         return "the tape does not have the headers of all its members"
-    coefficients = _coefficients(recipe, headers, version)
-    for member, taped, coefficient in reversed(
-        list(zip(members, headers, coefficients, strict=True))
-    ):
+    shares = coefficients(recipe, headers, version)
+    for member, taped, coefficient in reversed(list(zip(members, headers, shares, strict=True))):
         content = tape.content(member.update, member.digest)
         if content is None:
             return f"the tape does not have the bytes of {member.update}"
@@ -140,7 +138,7 @@ def _integers(recipe: Recipe, taped: Taped, content: bytes) -> NDArray[np.int64]
     return unmasked(content, taped.masked, keys, federation, taped.update, taped.digest)
 
 
-def _coefficients(recipe: Recipe, headers: list[Taped], version: int) -> list[int]:
+def coefficients(recipe: Recipe, headers: list[Taped], version: int) -> list[int]:
     """What each update weighs; here every agent is a site of its own."""
     due = [_coefficient(taped, version, recipe.staleness_cap) for taped in headers]
     cap = max(due)

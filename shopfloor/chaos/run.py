@@ -16,8 +16,9 @@ from asyncua import Client, ua
 from agent.status import read_status
 from coordinator.app import set_training
 from shopfloor.chaos.accounts import last_version
+from shopfloor.chaos.groundwork import lay_out
 from shopfloor.chaos.judge import judge
-from shopfloor.chaos.layout import Layout, lay_out
+from shopfloor.chaos.layout import Layout
 from shopfloor.chaos.report import FAULT_LOG, Outcome
 from shopfloor.chaos.schedule import AGENTS, COORDINATOR, HELPERS, kinds_of, schedule
 from shopfloor.chaos.stage import Stage

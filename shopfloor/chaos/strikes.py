@@ -70,7 +70,7 @@ class Strikes:
             "kill-agent": self._kill_agent,
             "kill-coordinator": self._kill,
             "kill-broker": self._kill_broker,
-            "wipe-broker": self._wipe_broker,
+            "wipe-broker": self._kill_broker,
             "cut": self._cut,
             "blackhole": self._cut,
             "slow": self._slow_down,
@@ -133,13 +133,10 @@ class Strikes:
         return self._kill(harm, lambda: self._copy_card(harm.target))
 
     def _kill_broker(self, harm: _Harm) -> bool:
-        if not self._kill(harm):
+        is_wiped = harm.fault.kind == "wipe-broker"
+        if is_wiped and self._old_copy.is_unnoticed:
             return False
-        self._broker_struck_s = time.monotonic()
-        return True
-
-    def _wipe_broker(self, harm: _Harm) -> bool:
-        if self._old_copy.is_unnoticed or not self._kill(harm, lambda: self._empty(harm.target)):
+        if not self._kill(harm, (lambda: self._empty(harm.target)) if is_wiped else None):
             return False
         self._broker_struck_s = time.monotonic()
         return True

@@ -9,6 +9,7 @@ import pytest
 
 from agent.adoption import Adoption
 from agent.declared import Cnn1d
+from agent.explaining import Explaining
 from agent.history import History
 from agent.learning.personalise import PersonalTable
 from agent.learning.worker import TrainingProcess
@@ -23,6 +24,7 @@ from tests.agent.federation import CHANNELS, Federation, feed, milled
 from wire.manifest import Channel, Label, Level, Window
 
 LENGTH = 4
+UNITS = ["K", "K", "rpm", "Nm", "min", "", ""]
 WINDOWED: dict[str, Any] = {
     "channel": (Channel(name="torque", unit="Nm"),),
     "label": Label(channel="machine_failure"),
@@ -35,7 +37,9 @@ WINDOWED: dict[str, Any] = {
 class Line:
     """An agent's scoring, and what it gave."""
 
-    def __init__(self, federation: Federation, folder: Path) -> None:
+    def __init__(
+        self, federation: Federation, folder: Path, explaining: Explaining | None = None
+    ) -> None:
         self.adoption = Adoption(Models(":memory:"), federation.trust, CHANNELS, "numpy")
         self.given: list[Score] = []
         personal = Personal(
@@ -48,8 +52,7 @@ class Line:
             lambda: False,
         )
         self.status = Status(agent="gateway-1", site="Ulm", federation="test", pid=1)
-        units = ["K", "K", "rpm", "Nm", "min", "", ""]
-        self.scoring = Scoring(self.adoption, personal, units, self.status, self._take)
+        self.scoring = Scoring(self.adoption, personal, UNITS, self.status, self._take, explaining)
 
     def _take(self, scores: Sequence[Score]) -> None:
         self.given += scores

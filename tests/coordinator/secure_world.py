@@ -98,6 +98,7 @@ class World:
         policy: str = POLICY,
         k_min: int = 3,
         standardise: Standardise = "given",
+        endorsements: Literal[2, 3] = 2,
     ) -> None:
         self.directory, self.toml, self.policy = directory, toml, policy
         self.standardise = standardise
@@ -114,6 +115,7 @@ class World:
             author_keys=(AUTHOR_KEY.public.raw,),
             helpers=tuple(self.keys[name].public for name in HELPERS),
             k_min=k_min,
+            endorsements=endorsements,
         )
         self.counter, self.now_s = Counter(1), 0.0
         self.offices = {name: self.open_helper(name) for name in HELPERS}
@@ -178,6 +180,7 @@ class World:
         *,
         weight: int = 10,
         base: VersionRef | None = None,
+        charter_order: Sequence[int] = (0, 1, 2),
         **changes: Any,
     ) -> Update:
         """The agent's next update, masked as the policy asks."""
@@ -204,7 +207,7 @@ class World:
             masked=seal_seeds(
                 seeds,
                 policy.ring,
-                [helper.sealing for helper in self.charter.helpers],
+                [self.charter.helpers[at].sealing for at in charter_order],
                 federation=FEDERATION,
                 name=(agent.name, f"{INCARNATION}/{agent.sequence}"),
                 digest=sha256(content),

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -22,6 +23,15 @@ def recover(plant: Plant) -> None:
     before = read_federation(plant.keys)[2].charter
     after = msgspec.structs.replace(before, epoch=before.epoch + 1, recovery=before.recovery + 1)
     replace_charter(plant.keys, after)
+
+
+def boots(state: Path) -> int:
+    """How often a coordinator ran on a state directory, so far as that knows."""
+    store = Store(state / "coordinator.db")
+    boot = store.next_boot()
+    store.give_boot_back(boot)
+    store.close()
+    return boot
 
 
 async def until_it_ends(plant: Plant) -> int:
@@ -73,6 +83,7 @@ def test_a_restored_coordinator_stops_and_by_the_roots_word_every_update_has_one
             assert "the broker holds head 3 of recovery 0" in plant.log
             assert "journeyman keys charter --recover" in plant.log
             assert (one.head.sequence, one.outcome(committed)) == (3, "committed")
+            assert boots(state) == boots(backup)  # however often it is tried
 
             recover(plant)
             process = plant.start()

@@ -1,12 +1,15 @@
 """Keys are replaced, and sites listed, by a newer charter; programs go on under it."""
 
 import asyncio
+import shutil
 import subprocess
 from typing import Any
 
 import msgspec
 import pytest
 
+from coordinator.config import read_coordinator_settings, read_identity
+from coordinator.reader import read_about
 from coordinator.store import Store
 from tests.coordinator.conftest import Broker, Plant
 from tests.coordinator.delivering_agent import DeliveringAgent
@@ -202,6 +205,28 @@ def test_updates_of_a_site_that_is_listed_no_more_end_void_when_no_sum_has_them_
         "void",
         "site site-a is not one of the 1 that charter 2 lists",
     )
+
+
+def test_the_bundle_of_a_removed_author_goes_on_where_it_is_published_and_begins_nowhere(
+    plant: Plant, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    plant.configure(GOAL_2)
+    process = plant.start()
+
+    async def until_there_is_a_head() -> None:
+        async with floor(plant.port, plant.keys) as watched:
+            await watched.head()
+
+    asyncio.run(until_there_is_a_head())
+    assert plant.stop(process) == 0
+    next_charter(plant, author_keys=(NEW.public.raw,))
+    settings = read_coordinator_settings(plant.config)
+    assert read_identity(plant.config, settings).trust.charter.epoch == 2
+    assert "agents that do not have this bundle yet will refuse it" in caplog.text
+    assert read_about(plant.config, settings).bundle == "spindle"
+    shutil.rmtree(plant.directory / "state")
+    with pytest.raises(SettingsError, match="none of the charter's 1 author keys signed it"):
+        read_identity(plant.config, settings)
 
 
 def test_an_agent_for_a_site_that_is_not_listed_is_not_made(plant: Plant) -> None:

@@ -66,6 +66,28 @@ def test_any_one_helper_may_be_down_all_the_time(tmp_path: Path, down: str) -> N
     assert world.outcomes() == {"folded": 5}
 
 
+def test_where_all_three_have_to_agree_one_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    world = World(tmp_path, GOAL_5, endorsements=3)
+    world.commit([world.update(agent) for agent in world.sites(5)])
+    world.online("notary", "union")
+    world.turn(5)
+    assert world.outcomes() == {"committed": 5}
+    world.online(*HELPERS)
+    world.settle()
+    assert world.outcomes() == {"folded": 5}
+
+
+def test_a_report_whose_boxes_are_in_another_order_gets_its_outcome(tmp_path: Path) -> None:
+    world = World(tmp_path, GOAL_5)
+    agents = world.sites(6)
+    updates = [world.update(agent) for agent in agents[:5]]
+    turned = world.update(agents[5], charter_order=(1, 2, 0))
+    world.commit([*updates, turned])
+    world.online(*HELPERS)
+    world.settle()
+    assert world.outcomes() == {"folded": 5, "refused": 1}
+
+
 def test_with_two_helpers_down_updates_wait_and_nothing_is_lost(tmp_path: Path) -> None:
     world = World(tmp_path, GOAL_5)
     world.commit([world.update(agent) for agent in world.sites(5)])

@@ -24,7 +24,8 @@ from agent.authoring import build_bundle
 from agent.feedback import read_residual
 from agent.outbox import Entry, Outbox
 from agent.status import Status, read_status
-from coordinator.app import DATABASE, set_training
+from coordinator.app import set_training
+from coordinator.config import DATABASE
 from coordinator.site_statistics import combine
 from coordinator.store import Saved, Store
 from shopfloor.broker import broker_command

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from agent.outbox import Entry, Outbox
-from coordinator.app import DATABASE
+from coordinator.config import DATABASE
 from shopfloor.processes import python
 from tests.coordinator.browser import chromium
 from tests.fleet.hostile_plant import GOOD, Hostile, attack, lay_out_hostile

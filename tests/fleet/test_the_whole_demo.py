@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from agent.outbox import Outbox
-from coordinator.app import DATABASE
+from coordinator.config import DATABASE
 from coordinator.server_optimizer import ServerOptimizerSettings
 from coordinator.store import Store
 from shopfloor.baselines import load_model

@@ -328,7 +328,7 @@ def torch_input_gradients(
     if loss is Loss.CROSS_ENTROPY:
         margins = torch.logsumexp(output[:, 1:], 1) - output[:, 0]
     (gradient,) = torch.autograd.grad(margins.sum(), rows)
-    return gradient.double().numpy()
+    return np.asarray(gradient.double().numpy())
 
 
 def _flat(gradients: Sequence[torch.Tensor]) -> NDArray[np.float64]:

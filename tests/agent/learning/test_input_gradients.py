@@ -15,7 +15,7 @@ from tests.agent.learning.oracle import allowed, backends, distance, torch_input
 from tests.agent.learning.random_graphs import problems
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(problems())
 def test_gradients_in_the_input_are_torch_s(problem: Any) -> None:
     graph, loss, x, _, _ = problem
@@ -45,8 +45,8 @@ def test_a_small_step_along_the_gradient_changes_the_margin_as_it_says(
     graph: Graph, loss: Loss
 ) -> None:
     random, sizes = np.random.default_rng(4), graph.inputs[0].shape[1:]
-    x = random.standard_normal([5, *(size for size in sizes if isinstance(size, int))])
-    x = x.astype(np.float32)
+    whole = (size for size in sizes if isinstance(size, int))
+    x = random.standard_normal([5, *whole]).astype(np.float32)
     params = initial_params(graph)
     for backend in backends(graph, loss):
         slopes = backend.input_grads(params, x)

@@ -316,7 +316,7 @@ class Trial:
         """Ask a helper for masks."""
         message = Release(
             manifest=sha256(manifest),
-            endorsements=(endorsements[0], endorsements[1]),
+            endorsements=tuple(endorsements),
             seeds=tuple(seeds),  # type: ignore[arg-type]
             chunk_bytes=1024,
         )

@@ -47,15 +47,26 @@ def test_any_two_endorsements_open_it_at_any_helper_that_endorsed(trial: Trial) 
 def test_one_endorsement_is_not_enough(trial: Trial) -> None:
     envelope, words, _ = a_sum(trial, [NOTARY])
     answer = trial.ask(NOTARY, envelope, [words[0], words[0]], [1])
-    assert reason(answer) == "both endorsements are of notary: two helpers have to agree"
+    assert reason(answer) == "endorsed by notary: 2 different helpers have to agree"
     assert "an endorsement is none" in reason(trial.ask(NOTARY, envelope, [words[0], b""], [1]))
+
+
+def test_where_the_charter_asks_for_three_two_endorsements_open_nothing(trial: Trial) -> None:
+    """So one helper that breaks the rules can not open two sums that overlap."""
+    envelope, words, _ = a_sum(trial)
+    trial.charter = msgspec.structs.replace(trial.charter, epoch=2, endorsements=3)
+    for name in NAMES:
+        trial.restart(name)
+    answer = trial.ask(NOTARY, envelope, words[:2], [1])
+    assert reason(answer) == "endorsed by notary, union: 3 different helpers have to agree"
+    assert isinstance(trial.ask(NOTARY, envelope, words, [1]), Opening)
 
 
 def test_an_endorsement_that_was_signed_twice_by_one_helper_is_one(trial: Trial) -> None:
     envelope, words, _ = a_sum(trial, [NOTARY])
     again = trial.sealed_by(NOTARY, trial.put(NOTARY, envelope))
     assert again != words[0]
-    assert "two helpers have to agree" in reason(
+    assert "2 different helpers have to agree" in reason(
         trial.ask(NOTARY, envelope, [words[0], again], [1])
     )
 

@@ -66,7 +66,6 @@ class World:
 
     def __init__(self, directory: Path, protection: str = "encrypted") -> None:
         self.directory, self.protection = directory, protection
-        recipient = make_recipient(directory, NAME)
         self.sealing = SealingKey.generate()
         self.charter = Charter(
             federation=FEDERATION,
@@ -76,22 +75,28 @@ class World:
             author_keys=(AUTHOR_KEY.public.raw,),
             k_min=3,
             coordinator_sealing_key=self.sealing.public,
-            recipient=recipient,
         )
         self.counter, self.now_s = Counter(1), 0.0
         self.lets: Callable[[Message | bytes], bool] = lambda _: True
         self.receipts: list[tuple[str, Receipt]] = []
         self.agents: dict[str, AgentIdentity] = {}
-        ends = ("signing.key", "bfv.key", "context")
-        keys = read_keys(NAME, *(directory / f"{NAME}.{end}" for end in ends))
-        kept = KeptCharter(directory / "charter.jm", ROOT_KEY.public, self.trust)
-        self.desk = Desk(RecipientStore(directory / DATABASE), keys, kept)
+        self.appoint(directory)
         self.store = Store(directory / "coordinator.db")
         self.start()
 
     @property
     def trust(self) -> Trust:
         return read_charter(sign_charter(self.charter, ROOT_KEY), ROOT_KEY.public)
+
+    def appoint(self, folder: Path) -> None:
+        """Make a recipient with files in a folder, and put it into the next charter."""
+        recipient, self.folder = make_recipient(folder, NAME), folder
+        epoch = self.charter.epoch + 1
+        self.charter = msgspec.structs.replace(self.charter, epoch=epoch, recipient=recipient)
+        ends = ("signing.key", "bfv.key", "context")
+        keys = read_keys(NAME, *(folder / f"{NAME}.{end}" for end in ends))
+        kept = KeptCharter(folder / "charter.jm", ROOT_KEY.public, self.trust)
+        self.desk = Desk(RecipientStore(folder / DATABASE), keys, kept)
 
     def start(self) -> None:
         """Start the coordinator on its file, as after a crash."""
@@ -127,7 +132,7 @@ class World:
         said = Credential(agent=name, site=site, public_key=key.public.raw, serial=1)
         envelope = self.sealed(said, ENROLMENT, ENROLMENT_KEY)
         self.store.keep_credential(name, envelope)
-        context = (self.directory / f"{NAME}.context").read_bytes()
+        context = (self.folder / f"{NAME}.context").read_bytes()
         made = AgentIdentity(
             self.trust, read_credential(envelope, self.trust), envelope, key, context
         )

@@ -109,12 +109,25 @@ def test_a_sum_of_an_earlier_charter_is_decrypted_or_decided_anew(world: World, 
     world.lets = lambda message: not isinstance(message, what)
     world.commit(world.five())
     world.turn()
-    world.charter = msgspec.structs.replace(world.charter, epoch=2)
+    world.charter = msgspec.structs.replace(world.charter, epoch=3)
     world.lets = lambda _: True
     world.desk.charter.take(world.trust.envelope)
     world.restart()
     world.turn(4)
     assert statuses(world) == {"folded": 5}
+
+
+def test_with_a_new_recipient_what_was_for_the_old_one_ends_void(world: World) -> None:
+    world.commit(world.five())
+    world.desk.store.close()
+    world.appoint(world.directory / "second")
+    world.restart()
+    world.turn(6)
+    assert statuses(world)["void"] >= 1
+    world.agents.clear()  # they read the new context
+    world.commit(world.five(2))
+    world.turn(12)
+    assert statuses(world) == {"void": 5, "folded": 5}
 
 
 def bad(update: Update, content: bytes, **changes: Any) -> Update:
