@@ -126,13 +126,18 @@ class Orders:
                 said = apply("on trial")
             except SettingsError as error:
                 self._remote.end()
-                self._note(Outcome(number=command.number, status="refused", reason=_cut(error)))
-                logger.warning("order %s", self.said)
+                # Of the file, whose path is nobody else's business, only the key that was ordered.
+                said = f"{error.key}: {error.reason}" if error.key else error.reason
+                self._note(Outcome(number=command.number, status="refused", reason=_cut(said)))
+                logger.warning("order %s refused: %s", command.number, error)
                 continue
             self._note(Outcome(number=command.number, status="trial", reason=_cut(said)))
             wrong = await _wait_for_health(unhealthy, command.deadline_s)
             if wrong:
-                self._end_trial(f"not healthy within {command.deadline_s} s: {wrong}")
+                # What is wrong names sources and machines: that stays in the gateway's log.
+                logger.error("not healthy within %d s: %s", command.deadline_s, wrong)
+                seconds = command.deadline_s
+                self._end_trial(f"not healthy within {seconds} s; its log says why")
                 apply("in force")
             else:
                 self._remote.keep()

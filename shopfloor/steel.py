@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import math
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -54,14 +55,7 @@ def read_months(path: Path) -> list[Columns]:
       SteelError: it is too large or of another form.
       OSError: it can not be read.
     """
-    opened = gzip.open(path) if path.suffix == ".gz" else path.open("rb")
-    try:
-        with opened as file:
-            data = file.read(MAX_BYTES + 1)
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise SteelError(f"{path}: not a gzip file: {error}") from None
-    if len(data) > MAX_BYTES:
-        raise SteelError(f"{path}: more than {MAX_BYTES} bytes")
+    data = _read(path)
     months: dict[int, list[list[float]]] = {}
     try:
         for month, row in _rows(path, data.decode("utf-8-sig")):
@@ -83,6 +77,18 @@ def write_csv(columns: Columns, path: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        try:
+            packed = path.suffix == ".gz"
+            data = (gzip.GzipFile(fileobj=file) if packed else file).read(MAX_BYTES + 1)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise SteelError(f"{path}: not a gzip file: {error}") from None
+    if len(data) > MAX_BYTES:
+        raise SteelError(f"{path}: more than {MAX_BYTES} bytes")
+    return data
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, list[float]]]:

@@ -55,8 +55,8 @@ CATEGORIES: Final = {
         Category(
             BIRTH,
             "names of this gateway and its site, its credential and version, how many updates it "
-            "made, what became of the operator's last order: where that failed, in words that can "
-            "name a file, a key, a channel or a machine's address of this gateway's configuration",
+            "made, what became of the operator's last order: where that failed, the key that was "
+            "ordered and what is wrong with it",
             "no measurement, row, score or label",
         ),
         Category(
