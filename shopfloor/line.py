@@ -81,7 +81,7 @@ REGIMES: Final[tuple[tuple[Bounds, Bounds, Bounds], ...]] = (
 
 SITES: Final = len(REGIMES)
 NOISE_KWH_T: Final = 4.0
-"""Standard deviation of one reading of the meter."""
+"""Standard deviation of one row's reading of the meter."""
 DRIFT_KWH_T: Final = 2.0
 """Standard deviation of the meter's slow drift."""
 MAX_ROWS: Final = 1_000_000
@@ -92,13 +92,13 @@ _WALLS_KW: Final = 4500.0  # at 1200 degC
 _TONS_PER_MM_M: Final = 7.8 * 1.5 * 60 / 1000  # 7.8 t/m3, 1.5 m wide, per hour
 _FURNACE_M: Final = 30.0
 _SOAK_MIN: Final = 20.0  # for 100 mm
-_DAY_ROWS: Final = 24  # a row an hour
+_DAY_ROWS: Final = 3  # a row a shift
 _SERVICE_DAYS: Final = 180.0
 
 
 @dataclass(frozen=True)
 class Line:
-    """Rows of one site in the order of time, one each hour.
+    """Rows of one site in the order of time, the means of one shift of eight hours each.
 
     Attributes:
       settings: float64 (N, 3), as `SETTINGS`.
@@ -168,7 +168,7 @@ def generate(site: int, rows: int, seed: int) -> Line:
 
     Args:
       site: 0 to `SITES` - 1.
-      rows: hours, 0 to `MAX_ROWS`.
+      rows: shifts, 0 to `MAX_ROWS`.
       seed: any integer >= 0.
 
     Raises:
@@ -243,9 +243,9 @@ def _wander(low: float, high: float, rows: int, rng: np.random.Generator) -> Flo
     return np.asarray(low + (high - low) * np.clip(mixed, 0.0, 1.0))
 
 
-def _slow(rows: int, hours: float, rng: np.random.Generator) -> Floats:
-    """A first-order autoregressive process of deviation 1 that forgets within so many hours."""
-    keep = np.exp(-1.0 / hours)
+def _slow(rows: int, memory: float, rng: np.random.Generator) -> Floats:
+    """A first-order autoregressive process of deviation 1 that forgets within so many rows."""
+    keep = np.exp(-1.0 / memory)
     steps = rng.standard_normal(rows) * np.sqrt(1.0 - keep**2)
     state, values = rng.standard_normal(), np.empty(rows)
     for at, step in enumerate(steps):

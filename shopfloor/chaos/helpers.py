@@ -57,9 +57,15 @@ class OldCopy:
         self.is_used = False
 
     def take(self) -> None:
-        """Keep a copy of the stopped helper's disk, the first time."""
-        if not self._copy.exists():
-            shutil.copytree(self._state, self._copy)
+        """Keep a copy of the running helper's store, the first time, as a backup program would."""
+        if self._copy.exists():
+            return
+        self._copy.mkdir(parents=True)
+        with (
+            closing(sqlite3.connect(self._state / STORE, timeout=10)) as store,
+            closing(sqlite3.connect(self._copy / STORE)) as copy,
+        ):
+            store.backup(copy)
 
     @property
     def is_ripe(self) -> bool:

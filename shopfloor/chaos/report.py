@@ -62,10 +62,12 @@ class Outcome:
         """What was promised and does not hold."""
         verdict, folded = self.verdict, self.verdict.reckoning.outcomes["folded"]
         spacing_s = self.struck_s / max(1, self.faults)
+        restored = self.tallies.get("restore-helper")
         checks = {
             f"{verdict.lost} updates were lost": verdict.lost,
             f"{verdict.doubled} updates were doubled": verdict.doubled,
             "the weights do not follow from the updates": verdict.differences,
+            "no helper's store was restored": restored is not None and not restored.happened,
             f"helpers broke their word: {verdict.helpers[:3]}": verdict.helpers,
             f"sound files were taken for damaged: {verdict.set_aside[:3]}": verdict.set_aside,
             f"the outboxes did not become empty in time: {self.open_at_end}": self.open_at_end,

@@ -81,7 +81,7 @@ class Strikes:
             "disk-read-only": self._fail_disk,
             "restore-card": self._restore_card,
             "wipe-card": self._wipe_card,
-            "kill-helper": self._kill_helper,
+            "kill-helper": self._kill,
             "restore-helper": self._restore_helper,
         }
 
@@ -92,6 +92,8 @@ class Strikes:
 
     def strike(self, fault: Fault) -> str | None:
         """Let a fault happen to the first of its targets that it can happen to; return which."""
+        if HELPERS[-1] in self._stage.programs:
+            self._old_copy.take()
         put_off, self._put_off = self._put_off, None
         if put_off is not None:
             self.strike(put_off)
@@ -140,9 +142,6 @@ class Strikes:
             return False
         self._broker_struck_s = time.monotonic()
         return True
-
-    def _kill_helper(self, harm: _Harm) -> bool:
-        return self._kill(harm, self._old_copy.take if harm.target == HELPERS[-1] else None)
 
     def _restore_helper(self, harm: _Harm) -> bool:
         """Once; and only while the broker can tell that the copy is old.

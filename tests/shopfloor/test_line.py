@@ -82,7 +82,7 @@ def test_one_seed_gives_one_table_and_another_seed_another() -> None:
 
 def test_what_is_out_of_range_is_refused_by_name() -> None:
     conditions = draw_conditions(1, seed=0)
-    with pytest.raises(ValueError, match="line_speed must be 0.6 to 3"):
+    with pytest.raises(ValueError, match="line_speed must be"):
         truth(np.array([1200.0, 9.0, 10.0]), conditions)
     with pytest.raises(ValueError, match="site must be 0 to 4"):
         generate(5, 10, seed=0)
