@@ -26,7 +26,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	deb wheel check-deb check-arm64 check-packages bench-poc bench-training bench-cmapss bench-deeppcb \
 	bench-delivery bench-fanout bench-async bench-aggregate bench-robust bench-personal \
 	bench-bytes bench-contribution bench-ingest bench-serial bench-scores bench-footprint \
-	bench-bridge bench-firmware
+	bench-bridge bench-firmware bench-secagg bench-attacks
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,8 @@ acceptance: $(STAMP)  ## reduced benchmarks: correctness asserted, ratios printe
 	@$(VENV)/bin/python -m benchmarks.personal --reduced
 	@$(VENV)/bin/python -m benchmarks.update_bytes --reduced
 	@$(VENV)/bin/python -m benchmarks.contribution --reduced
+	@$(VENV)/bin/python -m benchmarks.secagg --reduced
+	@$(VENV)/bin/python -m benchmarks.attacks --reduced
 	@$(VENV)/bin/python -m benchmarks.ingest --reduced
 	@$(VENV)/bin/python -m benchmarks.serial_lines --reduced
 	@$(VENV)/bin/python -m benchmarks.scores --reduced
@@ -133,6 +135,12 @@ bench-bytes: $(STAMP)  ## accuracy by bytes: float32, int16, int8, int4, largest
 
 bench-contribution: $(STAMP)  ## noisy sites told from clean ones without looking at an update
 	@$(VENV)/bin/python -m benchmarks.contribution $(ARGS)
+
+bench-secagg: $(STAMP)  ## exact sums of masked updates, their cost beside BFV, quality beside float32
+	@$(VENV)/bin/python -m benchmarks.secagg $(ARGS)
+
+bench-attacks: $(STAMP)  ## inversion, membership, hostile parties: with and without the defence
+	@$(VENV)/bin/python -m benchmarks.attacks $(ARGS)
 
 bench-ingest: $(STAMP)  ## OPC UA values a second and their cost, beside the plain asyncua client
 	@$(VENV)/bin/python -m benchmarks.ingest $(ARGS)
@@ -189,5 +197,6 @@ lock: $(STAMP)  ## resolve pyproject.toml again (UPGRADE=1: newest versions of e
 
 clean:  ## remove everything that make made
 	@rm -rf $(VENV) .venv-flower .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis \
-		build dist tests/node_opcua/node_modules tests/tflite/.venv-litert tests/tflite/.venv-runtime
+		build dist tests/node_opcua/node_modules tests/tflite/.venv-litert \
+		tests/tflite/.venv-runtime tests/dp/.venv-dp
 	@find $(CHECKED) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -88,6 +88,8 @@ def problems(charter: Charter, root: PublicKey | None = None) -> Iterator[str]:
         yield "it demands masks and names no helpers"
     if least.protection == "encrypted" and charter.recipient is None:
         yield "it demands encryption and names no recipient"
+    if least.protection == "encrypted" and not charter.coordinator_sealing_key:
+        yield "it demands encryption and has no sealing key of the coordinator"
     if least.privacy == "none" and least.noise_multiplier > 0:
         yield "it demands noise and does not say whose presence it has to hide"
 

@@ -135,7 +135,7 @@ def test_a_gateways_own_state_is_enough_and_is_left_as_it_was(
     assert main(["recommend", str(RECIPE), "--agent", str(plant / "agent.toml"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["model"] == "line-energy: version 3, served as global"
-    assert found["row"] == "1970-05-13T16:00:00Z"  # the newest of 400 shifts
+    assert found["row"] == "1970-05-14T00:00:00Z"  # the newest of 400 shifts
     now = generate(0, 400, seed=0).settings[-1]
     assert [each["now"] for each in found["settings"]] == pytest.approx(now.tolist())
     assert found["effect"]["high"] < 0

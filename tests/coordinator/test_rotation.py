@@ -19,7 +19,7 @@ from tests.coordinator.small_federation import Site as ScriptedSite
 from wire.codec import seal
 from wire.errors import SettingsError
 from wire.keys import make_agent, read_federation, replace_charter
-from wire.messages import Credential
+from wire.messages import CoordinatorState, Credential
 from wire.signing import PrivateKey, read_private_key, write_private_key
 from wire.trust import COORDINATOR, ENROLMENT
 
@@ -95,6 +95,38 @@ def test_after_rotation_the_old_coordinator_stops_and_nobody_hears_its_key_any_m
                 await other.settled(second, "folded")
             await agent.settled(first, "folded")  # what was committed before is not lost
         assert plant.stop(process) == 0
+
+    asyncio.run(story())
+
+
+def test_what_a_new_coordinator_says_before_its_charter_is_heard_counts_afterwards(
+    plant: Plant, broker: Broker
+) -> None:
+    plant.configure(GOAL_2)
+    process = plant.start()
+
+    async def story() -> None:
+        async with (
+            floor(plant.port, plant.keys) as watched,
+            DeliveringAgent(plant, "press-1") as agent,
+        ):
+            await agent.until(lambda: agent.status.coordinator == "online", "the coordinator")
+            assert plant.stop(process) == 0
+            charter = next_charter(plant, coordinator_key=NEW.public.raw)
+            head = msgspec.structs.replace(agent.head, sequence=2)
+            state = CoordinatorState(status="online", session=9)
+            for counter, (topic, said) in enumerate(
+                ((TOPICS.head, head), (TOPICS.coordinator_state, state))
+            ):
+                envelope = seal(
+                    said, federation=FEDERATION, signer=COORDINATOR, counter=counter, key=NEW
+                )
+                await watched.link.publish(topic, envelope)
+            await agent.until(lambda: "does not verify" in agent.status.refused, "a refusal")
+            assert agent.head.sequence == 1
+            await watched.link.publish(TOPICS.charter, charter)
+            await agent.until(lambda: agent.head.sequence == 2, "the head that came before")
+            await agent.until(lambda: agent.status.coordinator == "online", "its coordinator")
 
     asyncio.run(story())
 

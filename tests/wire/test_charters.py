@@ -142,6 +142,13 @@ COORDINATOR, AUTHOR = FIRST.coordinator_key, FIRST.author_keys[0]
         ({"sites": ("a",)}, "1 sites can not be the 2 behind every sum"),
         ({"least": Safeguards(protection="masked")}, "masks and names no helpers"),
         ({"least": Safeguards(protection="encrypted")}, "encryption and names no recipient"),
+        (
+            {
+                "least": Safeguards(protection="encrypted"),
+                "recipient": Recipient(name="r", signing=bytes([70] * 32), context=bytes(32)),
+            },
+            "encryption and has no sealing key",
+        ),
         ({"least": Safeguards(noise_multiplier=1.0)}, "noise and does not say"),
         (
             {"recipient": Recipient(name="r", signing=COORDINATOR, context=bytes(32))},
