@@ -206,8 +206,11 @@ def new_token(enroller: Enroller, agent: str, site: str, expires: int) -> Token:
     Raises:
       MalformedError: not a name for an agent, or not a site that the charter lists.
     """
-    if refused := unlisted(site, enroller.trust.charter):
+    charter = enroller.trust.charter
+    if refused := unlisted(site, charter):
         raise MalformedError(refused)
+    if agent in {helper.name for helper in charter.helpers}:
+        raise MalformedError(f"{agent} is a helper's name, and with it go its rights at the broker")
     return Token(
         federation=enroller.trust.federation,
         agent=check_agent(agent),

@@ -3,7 +3,7 @@
 Five simulated sites with a known optimum (`shopfloor/line.py`), each of which runs its line in its
 own corner of the set-points.  Printed: mean regret of what each is told by its own surrogate, by
 the federation's, and by one of all rows in one place; how often anything is proposed; and whether
-intervals of 90 % hold on later rows.  Beside it, on a real plant's readings by month, the
+intervals of 90 % hold.  Beside it, on a real plant's readings by month, the
 prediction error of the three.
 
 The last line is JSON; `value` is the federated surrogate's mean regret over that of the best of
@@ -89,8 +89,9 @@ def _intervals(found: list[Outcome]) -> None:
     at = [each.at_proposals for each in found if each.at_proposals is not None]
     print(f"\nintervals of {RECIPE.coverage:.0%}, federated: they held")
     for what, values in (
-        ("values of later rows", [each.covered for each in found]),
-        ("changes between later rows", [each.changes for each in found]),
+        ("values of rows of the same time", [each.covered for each in found]),
+        ("changes between rows of the same time", [each.changes for each in found]),
+        ("values of later rows (not promised)", [each.later for each in found]),
         ("what a meter reads at proposals (not promised)", at),
     ):
         print(f"  {what:48} {np.mean(values):.1%}, worst {min(values):.1%}")

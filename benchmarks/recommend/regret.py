@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import add
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.bundle.examples import Site
-from agent.recommend.proposal import Knowledge, bands_of, recommend
+from agent.recommend.proposal import Interval, Knowledge, bands_of, recommend
 from agent.recommend.recipe import Recipe, SetPoint
 from agent.recommend.region import Region, reach_region
 from agent.recommend.situation import surrogate_of
@@ -80,8 +79,10 @@ class Outcome:
     Attributes:
       regret: mean by arm, kWh/t.
       proposed: share of conditions with a proposal, by arm.
-      covered: share of later rows whose value lies in its interval, federated.
-      changes: the same for changes between pairs of later rows.
+      covered: share of rows of the same time whose value lies in its interval, federated: every
+        other held-out row calibrates, the rest judge.
+      later: the same for rows that are later than all that was learned or calibrated from.
+      changes: the same for changes between pairs of rows of the same time.
       at_proposals: share of what the meter would read at proposals that lies in the interval,
         federated; None where nothing was proposed.
     """
@@ -89,6 +90,7 @@ class Outcome:
     regret: dict[str, float]
     proposed: dict[str, float]
     covered: float
+    later: float
     changes: float
     at_proposals: float | None
 
@@ -136,6 +138,11 @@ class _Asked:
     seed: int
 
     @property
+    def values(self) -> Values:
+        """All rows, float64 (N, 8)."""
+        return np.concatenate([self.line.settings, self.line.conditions], axis=1)
+
+    @property
     def calibration(self) -> NDArray[np.int64]:
         """Numbers of the held-out rows."""
         return self.site.held_out.first.astype(np.int64)
@@ -148,51 +155,61 @@ def _judged(job: Job, arms: Mapping[str, _Arm], asked: _Asked) -> Outcome:
     present = line.settings[rows : rows + len(conditions)]
     regret = {"as it is": float((truth(present, conditions) - best).mean())}
     proposed = {"as it is": 0.0}
-    covered, changes, hits = 0.0, 0.0, np.zeros(0)
+    hits: list[bool] = []
     for name, arm in arms.items():
-        knowledge = _knowledge(job, arm, asked)
-        energies, shares = [], []
-        noise = np.random.default_rng([asked.seed, 1]).normal(0.0, NOISE_KWH_T, len(conditions))
-        inside = []
-        for at, each in enumerate(conditions):
-            proposal = recommend(knowledge, RECIPE, np.concatenate([present[at], each]))
-            settings = np.array([setting.proposed for setting in proposal.settings])
-            energy = float(truth(settings, each))
-            energies.append(energy)
-            shares.append(not proposal.reason)
-            if proposal.after is not None and not proposal.reason:
-                read = energy + noise[at]
-                inside.append(proposal.after.low <= read <= proposal.after.high)
-        regret[name] = float((np.array(energies) - best).mean())
-        proposed[name] = float(np.mean(shares))
+        knowledge = _knowledge(job, arm, asked, asked.calibration)
+        told = [
+            _told(knowledge, np.concatenate(row)) for row in zip(present, conditions, strict=True)
+        ]
+        energies = truth(np.array([settings for settings, _ in told]), conditions)
+        regret[name] = float((energies - best).mean())
+        proposed[name] = float(np.mean([after is not None for _, after in told]))
         if name == "federated":
-            covered, changes = _coverage(knowledge, line, rows)
-            hits = np.array(inside, np.float64)
-    return Outcome(regret, proposed, covered, changes, float(hits.mean()) if len(hits) else None)
+            noise = np.random.default_rng([asked.seed, 1]).normal(0.0, NOISE_KWH_T, len(best))
+            hits = [
+                after.low <= read <= after.high
+                for (_, after), read in zip(told, energies + noise, strict=True)
+                if after is not None
+            ]
+    held = float(np.mean(hits)) if hits else None
+    return Outcome(regret, proposed, *_coverage(job, arms["federated"], asked), held)
 
 
-def _knowledge(job: Job, arm: _Arm, asked: _Asked) -> Knowledge:
+def _told(knowledge: Knowledge, now: Values) -> tuple[list[float], Interval | None]:
+    """The set-points that a site runs afterwards, and what it was promised, if it moved."""
+    proposal = recommend(knowledge, RECIPE, now)
+    settings = [setting.proposed for setting in proposal.settings]
+    return settings, None if proposal.reason else proposal.after
+
+
+def _knowledge(job: Job, arm: _Arm, asked: _Asked, at: NDArray[np.int64]) -> Knowledge:
+    """What an arm knows when these rows of the site calibrate it."""
     surrogate = surrogate_of(job.model, arm.standard, arm.versions)
-    at = asked.calibration
-    values = np.concatenate([asked.line.settings, asked.line.conditions], axis=1)
-    bands = bands_of(surrogate, values[at], asked.line.energy[at], RECIPE)
+    bands = bands_of(surrogate, asked.values[at], asked.line.energy[at], RECIPE)
     return Knowledge(surrogate, [*SETTINGS, *CONDITIONS], bands, arm.region)
 
 
-def _coverage(knowledge: Knowledge, line: Line, rows: int) -> tuple[float, float]:
-    """Of values and of changes, on rows later than all that was learned or calibrated from."""
-    values = np.concatenate([line.settings, line.conditions], axis=1)[rows:]
-    predicted, scales = knowledge.surrogate.predict(values)
-    errors = line.energy[rows:] - predicted
-    half = len(errors) // 2
-    pairs = np.random.default_rng(0).permutation(len(errors))
-    one, other = pairs[:half], pairs[half : 2 * half]
+def _coverage(job: Job, arm: _Arm, asked: _Asked) -> tuple[float, float, float]:
+    """Of values at the same time, of later ones, and of changes at the same time."""
+    half = _knowledge(job, arm, asked, asked.calibration[::2])
+    rest = asked.calibration[1::2]
+    errors, scales = _errors(half, asked, rest)
+    pairs = np.random.default_rng(asked.seed).permutation(len(rest))
+    one, other = pairs[: len(rest) // 2], pairs[len(rest) - len(rest) // 2 :]
     changes = np.abs(errors[one] - errors[other]) / np.hypot(scales[one], scales[other])
-    bands = knowledge.bands
+    whole = _knowledge(job, arm, asked, asked.calibration)
+    later, later_scales = _errors(whole, asked, np.arange(asked.sizes.rows, len(asked.line)))
     return (
-        float((np.abs(errors) <= bands.value * scales).mean()),
-        float((changes <= bands.change).mean()),
+        float((np.abs(errors) <= half.bands.value * scales).mean()),
+        float((np.abs(later) <= whole.bands.value * later_scales).mean()),
+        float((changes <= half.bands.change).mean()),
     )
+
+
+def _errors(knowledge: Knowledge, asked: _Asked, at: NDArray[np.int64]) -> tuple[Values, Values]:
+    """Measured - predicted and scales of rows."""
+    predicted, scales = knowledge.surrogate.predict(asked.values[at])
+    return asked.line.energy[at] - predicted, scales
 
 
 def _first(line: Line, rows: int) -> dict[str, Values]:
@@ -206,9 +223,3 @@ def _anywhere(inputs: Values) -> NDArray[np.bool_]:
 def mean_of(found: Sequence[Outcome], arm: str) -> float:
     """Mean regret over sites and seeds, kWh/t."""
     return float(np.mean([each.regret[arm] for each in found]))
-
-
-def as_plain(outcome: Outcome) -> dict[str, object]:
-    """For JSON."""
-    plain: dict[str, object] = msgspec.to_builtins(outcome)
-    return plain

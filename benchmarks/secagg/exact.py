@@ -22,7 +22,8 @@ from wire.messages import Policy
 
 VERSION, STALENESS_CAP, K_MIN = 30, 20, 3
 BITS: Final = 8
-_COMMITTED_TOGETHER = 16
+_WAITING_BYTES = 64 << 20
+"""Of reports that wait to be committed together."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _report_all(hall: Hall, case: Case) -> int:
         sent = report(agent, _integers(case, at), policy, base, weight=int(weights[at]))
         overhead = max(overhead, overhead_bytes(sent, agent, case.count * case.ring // 8))
         waiting.append(sent)
-        if len(waiting) == _COMMITTED_TOGETHER or at + 1 == case.members:
+        if len(waiting) * len(sent.content) >= _WAITING_BYTES or at + 1 == case.members:
             hall.take(waiting)
             waiting.clear()
     return overhead

@@ -149,9 +149,11 @@ async def _strike(options: Options, stage: Stage, strikes: Strikes, progress: Pr
             while (wait_s := began_s + late_s + fault.at_s - time.monotonic()) > 0:
                 await asyncio.sleep(min(wait_s, _LOOK_S))
                 progress.tell(_line(stage, strikes, options, began_s))
-            target = strikes.strike(fault)
-            last_s = time.monotonic() - began_s
-            log.write(f"{last_s:9.3f} {fault.kind:<16} {target or '-':<12} {fault}\n")
+            for each in (*strikes.put_off(), fault):
+                target = strikes.strike(each)
+                last_s = time.monotonic() - began_s
+                if target or each is fault:
+                    log.write(f"{last_s:9.3f} {each.kind:<16} {target or '-':<12} {each}\n")
             if strikes.happened >= options.faults:
                 await strikes.finish()
                 late_s = time.monotonic() - began_s - fault.at_s

@@ -62,7 +62,7 @@ class Strikes:
         self._undoing: dict[asyncio.Task[None], Callable[[], None]] = {}
         self._copied_s: dict[str, float] = {}
         self._busy: set[tuple[str, str]] = set()
-        self._put_off: Fault | None = None
+        self._put_off: list[Fault] = []
         self._old_copy = OldCopy(stage.layout, stage.log(HELPERS[-1]))
         self._broker_struck_s = time.monotonic()
         stage.on_connected = self._connected
@@ -92,11 +92,6 @@ class Strikes:
 
     def strike(self, fault: Fault) -> str | None:
         """Let a fault happen to the first of its targets that it can happen to; return which."""
-        if HELPERS[-1] in self._stage.programs:
-            self._old_copy.take()
-        put_off, self._put_off = self._put_off, None
-        if put_off is not None:
-            self.strike(put_off)
         tally = self.tallies.setdefault(fault.kind, Tally())
         for target in fault.targets:
             harm = _Harm(fault, target, time.monotonic(), is_over=False)
@@ -105,8 +100,15 @@ class Strikes:
                 return target
         tally.missed += 1
         if fault.kind == "restore-helper" and not self._old_copy.is_used:
-            self._put_off = fault  # until there is something to restore from
+            self._put_off = [fault]  # until there is something to restore from
         return None
+
+    def put_off(self) -> list[Fault]:
+        """What could not happen when it came, and is to be tried again."""
+        if HELPERS[-1] in self._stage.programs:
+            self._old_copy.take()
+        found, self._put_off = self._put_off, []
+        return found
 
     async def finish(self) -> None:
         """Wait until every fault that lasts is over."""
@@ -144,20 +146,12 @@ class Strikes:
         return True
 
     def _restore_helper(self, harm: _Harm) -> bool:
-        """Once; and only while the broker can tell that the copy is old.
-
-        What the broker has forgotten is documented not to be noticed (`wire/SECURE.md`).
-        """
+        """Once, and while the broker can tell that the copy is old (`wire/SECURE.md`)."""
         is_told = time.monotonic() - self._broker_struck_s > _TOLD_S
-        is_told = is_told and not self._stage.links[harm.target].is_down
-        if (
-            not is_told
-            or not self._old_copy.is_ripe
-            or not self._kill(harm, self._old_copy.restore)
-        ):
+        if not is_told or self._stage.links[harm.target].is_down or not self._old_copy.is_ripe:
             return False
-        self._old_copy.is_used = True
-        return True
+        self._old_copy.is_used = self._kill(harm, self._old_copy.restore)
+        return self._old_copy.is_used
 
     def _wipe_card(self, harm: _Harm) -> bool:
         def wipe() -> None:
