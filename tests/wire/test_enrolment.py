@@ -35,7 +35,7 @@ from wire.enrolment import (
 )
 from wire.errors import MalformedError, SignatureError, TooLargeError, WireError
 from wire.issuing import client_certificate, new_authority, new_key, signing_request
-from wire.messages import Charter, Credential
+from wire.messages import Charter, Credential, HelperKeys
 from wire.signing import PrivateKey
 from wire.trust import ENROLMENT, ROOT, read_charter, read_credential
 
@@ -195,6 +195,18 @@ def test_no_token_is_made_or_read_for_a_name_that_would_be_somebody_elses(agent:
     forged = msgspec.structs.replace(TOKEN, agent=agent)
     with pytest.raises(MalformedError):
         decode_token(encode_token(forged))
+
+
+def test_no_gateway_gets_the_rights_of_a_helper() -> None:
+    keys = [PrivateKey(bytes([number] * 32)).public.raw for number in range(20, 26)]
+    helpers = tuple(
+        HelperKeys(name=name, signing=keys[2 * at], sealing=keys[2 * at + 1])
+        for at, name in enumerate(("notary", "union", "insurer"))
+    )
+    charter = msgspec.structs.replace(CHARTER, helpers=helpers)
+    with pytest.raises(MalformedError, match="helper's name"):
+        new_token(enroller(charter), "union", "plant-a", EXPIRES)
+    assert new_token(enroller(charter), "gateway-9", "plant-a", EXPIRES).agent == "gateway-9"
 
 
 # The request
