@@ -92,6 +92,8 @@ acceptance: $(STAMP)  ## reduced benchmarks: correctness asserted, ratios printe
 	@$(VENV)/bin/python -m benchmarks.contribution --reduced
 	@$(VENV)/bin/python -m benchmarks.secagg --reduced
 	@$(VENV)/bin/python -m benchmarks.attacks --reduced
+	@$(VENV)/bin/python -m shopfloor.chaos --faults 40 --seed 2 --secure=down
+	@$(VENV)/bin/python -m shopfloor.chaos --faults 40 --seed 3 --secure
 	@$(VENV)/bin/python -m benchmarks.ingest --reduced
 	@$(VENV)/bin/python -m benchmarks.serial_lines --reduced
 	@$(VENV)/bin/python -m benchmarks.scores --reduced

@@ -409,7 +409,10 @@ class Connection:
             report = self.reporting.next_report(asyncio.get_running_loop().time())
             if report is not None:
                 topic = self._topics.report(self._agent)
-                await link.publish(topic, self._seal(report, counter))
+                try:
+                    await link.publish(topic, self._seal(report, counter))
+                except PacketTooLargeError as error:  # masked sums, and a broker with small packets
+                    logger.warning("a report of this site is not told: %s", error)
             await asyncio.sleep(_JUDGE_S)
 
     async def _ask(self, link: Link, counter: Counter) -> None:

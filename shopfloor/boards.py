@@ -44,7 +44,7 @@ DEFECTS: Final[Mapping[int, str]] = MappingProxyType(
 SHARES: Final = (0.5, 0.1, 0.08, 0.09, 0.08, 0.08, 0.07)
 """Of the classes, rounded from DeepPCB's patches: half of them have no defect."""
 
-_LEAST_PX: Final = 7  # of copper and of gaps: a hole or a speck, and whole pixels on both sides
+_LEAST_PX: Final = 9  # of copper and of gaps: a hole or a speck, and whole pixels on both sides
 _SPOT_PX: Final = (20, 44)  # a defect begins here, so that most of it is inside the patch
 _REACH_PX: Final = 8.0  # a defect reaches no farther along its trace
 
@@ -55,8 +55,8 @@ class Design:
 
     Attributes:
       name: of the design.
-      width_px: of a trace, 7 or more.
-      pitch_px: from trace to trace; leaves a gap of 7 or more.
+      width_px: of a trace, 9 or more.
+      pitch_px: from trace to trace; leaves a gap of 9 or more.
       pad_px: radius of a pad, or half of its side.
       is_square: whether pads are squares.
       angles: directions of traces in degrees; a patch has one of them.
@@ -82,17 +82,22 @@ class Design:
     @property
     def pad_pitch_px(self) -> float:
         """From row of pads to row of pads."""
-        return 2.0 * (self.pad_px + _REACH_PX) + 20.0
+        return 2.0 * self.clear_px + 14.0
+
+    @property
+    def clear_px(self) -> float:
+        """From a defect's middle to that of a pad: nothing touches."""
+        return self.pad_px + _REACH_PX + 2.0
 
 
 DESIGNS: Final = (
-    Design("sensor", 7, 15, 5, is_square=False, angles=(0, 90), roughness=0.10),
-    Design("drive", 12, 26, 9, is_square=True, angles=(0, 90), roughness=0.15),
-    Design("radio", 8, 18, 6, is_square=False, angles=(0, 45, 90), roughness=0.08),
-    Design("charger", 14, 30, 11, is_square=False, angles=(0, 45), roughness=0.20),
-    Design("display", 7, 14, 4, is_square=True, angles=(90,), roughness=0.05),
-    Design("meter", 10, 22, 8, is_square=True, angles=(45, 135), roughness=0.12),
-    Design("gateway", 9, 20, 7, is_square=False, angles=(0, 90, 135), roughness=0.10),
+    Design("sensor", 9, 19, 6, is_square=False, angles=(0, 90), roughness=0.04),
+    Design("drive", 12, 26, 9, is_square=True, angles=(0, 90), roughness=0.06),
+    Design("radio", 10, 22, 7, is_square=False, angles=(0, 45, 90), roughness=0.03),
+    Design("charger", 14, 30, 11, is_square=False, angles=(0, 45), roughness=0.08),
+    Design("display", 9, 18, 5, is_square=True, angles=(90,), roughness=0.02),
+    Design("meter", 12, 24, 8, is_square=True, angles=(45, 135), roughness=0.05),
+    Design("gateway", 11, 24, 8, is_square=False, angles=(0, 90, 135), roughness=0.04),
 )
 
 
@@ -133,8 +138,11 @@ class Drawing:
         phase = rng.uniform(0.0, design.pitch_px)
         line = np.round((self._t[y, x] - phase) / design.pitch_px)
         self._at_t = float(phase + line * design.pitch_px)
+        # What lies beside the trace lies towards the middle of the patch: inside it.
+        middle = self._t[SIZE // 2, SIZE // 2]
+        self._inward = 1 if middle >= self._at_t else -1
         # Pads keep off the spot, whether or not a defect comes there: no class is told by them.
-        clear = design.pad_px + _REACH_PX
+        clear = design.clear_px
         pads = self._at_s + rng.uniform(clear, design.pad_pitch_px - clear)
         self.template = self._lines(phase) | self._pads(phase, pads)
 
@@ -144,29 +152,28 @@ class Drawing:
         Raises:
           ValueError: there is no such class.
         """
-        board, side = self.template, int(rng.choice((-1, 1)))
+        width, gap = self._design.width_px, self._design.pitch_px - self._design.width_px
+        edge = self._at_t + self._inward * width / 2
         match defect:
             case 0:
-                return board.copy()
+                change = np.zeros((SIZE, SIZE), np.bool_)
             case 1:
-                return board & ~self._cut(rng)
+                change = self._cut(rng)
             case 2:
-                return board | self._bridge(side, rng)
+                change = self._bridge(rng)
             case 3:
-                deep = rng.uniform(0.35, 0.6) * self._design.width_px
-                return board & ~self._oval(self._edge(side), deep, rng)
+                change = self._oval(edge, rng.uniform(0.35, 0.6) * width, rng)
             case 4:
-                gap = self._design.pitch_px - self._design.width_px
-                return board | self._oval(self._edge(side), rng.uniform(0.35, 0.6) * gap, rng)
+                change = self._oval(edge, rng.uniform(0.35, 0.6) * gap, rng)
             case 5:
-                middle = self._at_t + side * self._design.pitch_px / 2
-                gap = self._design.pitch_px - self._design.width_px
-                return board | self._oval(middle, rng.uniform(1.5, gap / 2 - 1.75), rng)
+                middle = edge + self._inward * gap / 2
+                change = self._oval(middle, rng.uniform(2.0, gap / 2 - 1.75), rng)
             case 6:
-                room = self._design.width_px / 2 - 1.75
-                return board & ~self._oval(self._at_t, rng.uniform(1.5, room), rng)
+                change = self._oval(self._at_t, rng.uniform(2.0, width / 2 - 1.75), rng)
             case _:
                 raise ValueError(f"class {defect}: expected 0 to {len(DEFECTS) - 1}")
+        adds = defect in (SHORT, SPUR, COPPER)
+        return self.template | change if adds else self.template & ~change
 
     def _lines(self, phase: float) -> Copper:
         """All traces."""
@@ -185,9 +192,6 @@ class Drawing:
         pitch = self._design.pitch_px
         return (self._t - phase + pitch / 2) % pitch - pitch / 2
 
-    def _edge(self, side: int) -> float:
-        return self._at_t + side * self._design.width_px / 2
-
     def _cut(self, rng: np.random.Generator) -> Copper:
         """A slit over the whole width, straight or oblique."""
         from_line = self._t - self._at_t
@@ -195,9 +199,9 @@ class Drawing:
         is_here = np.abs(from_line) <= self._design.width_px / 2 + 1
         return is_here & (np.abs(slanted) <= rng.uniform(1.0, 3.5))
 
-    def _bridge(self, side: int, rng: np.random.Generator) -> Copper:
+    def _bridge(self, rng: np.random.Generator) -> Copper:
         """A strip from the spot's trace to the next."""
-        from_line = side * (self._t - self._at_t)
+        from_line = self._inward * (self._t - self._at_t)
         slanted = self._s - self._at_s - rng.uniform(-0.3, 0.3) * from_line
         is_here = (from_line >= 0) & (from_line <= self._design.pitch_px)
         return is_here & (np.abs(slanted) <= rng.uniform(1.0, 3.5))
@@ -221,9 +225,7 @@ def draw(
     return (_roughened(tested, design.roughness, rng) if is_rough else tested), drawing.template
 
 
-def generate(
-    design: Design, rows: int, seed: int, shares: Sequence[float] = SHARES
-) -> Patches:
+def generate(design: Design, rows: int, seed: int, shares: Sequence[float] = SHARES) -> Patches:
     """Inspect `rows` patches of one design.
 
     Args:
@@ -268,14 +270,17 @@ def write_site(path: Path, patches: Patches, design: Design, *, start_s: float =
 
 
 def _roughened(copper: Copper, share: float, rng: np.random.Generator) -> Copper:
-    """Flip some pixels at edges, as etching and the camera do.
-
-    Of pixels that touch an edge only those with three or more like neighbors of the other side's
-    kind in reach are flipped never: a flipped pixel always keeps a like one beside it.
-    """
-    padded = np.pad(copper, 1, mode="edge")
-    beside = [padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]
-    unlike = sum((each != copper).astype(np.int64) for each in beside)
-    # A corner or a tip has two unlike neighbors; it stays, so that no piece is cut off or joined.
+    """Flip some pixels at edges, as etching and the camera do."""
+    unlike = sum((each != copper).astype(np.int64) for each in _beside(copper))
+    # A corner, a tip or a thin part has more unlike neighbors; it stays, and pieces stay whole.
     flipped = (unlike == 1) & (rng.random(copper.shape) < share)
-    return copper ^ flipped
+    flipped[[0, -1]] = flipped[:, [0, -1]] = False  # what ends there may be one pixel wide
+    added = flipped & ~copper
+    lost = flipped & copper & ~np.any(_beside(added), axis=0)  # what is added hangs on something
+    return (copper | added) & ~lost
+
+
+def _beside(pixels: Copper) -> list[Copper]:
+    """The neighbors above, below, to the left and to the right; at the rim the pixel itself."""
+    padded = np.pad(pixels, 1, mode="edge")
+    return [padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]]

@@ -11,7 +11,7 @@ other weights in the model slots: served, trained from, candidate, and the last 
 import shutil
 import sqlite3
 import tempfile
-from contextlib import ExitStack, closing
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from agent.learning.personalise import GLOBAL
 from agent.local_tensors import LocalTensors
 from agent.model import local_of, with_local
 from agent.models import Models
+from agent.own_model import Serving
 from agent.personal import Personal
 from agent.recommend.situation import Situation, UnusableError, Values, surrogate_of
 from agent.signals.rows import Rows, joined
@@ -91,11 +92,13 @@ def _copy(state: Path, folder: Path) -> None:
 def _situation(
     config: Path, settings: AgentSettings, trust: Trust, agent: str, folder: Path
 ) -> Situation:
+    """What the copies say."""
     names = [channel.name for channel in settings.channels]
-    with ExitStack() as stack:
-        models = stack.enter_context(closing(Models(folder / "models.db")))
-        labels = Labels(folder / "labels.db", settings.labels, names, config.parent)
-        history = _history(settings, names, folder, labels)
+    with (
+        closing(Models(folder / "models.db")) as models,
+        closing(Labels(folder / "labels.db", settings.labels, names, config.parent)) as labels,
+        closing(_history(settings, names, folder, labels)) as history,
+    ):
         adoption = Adoption(
             models,
             trust,
@@ -104,14 +107,13 @@ def _situation(
             LocalTensors(folder),
             settings.cutting.shapes,
         )
-        rows = history.read(held_out=False)
+        rows, held_out = history.read(held_out=False), history.read(held_out=True)
         adopted = _adopted(adoption, rows)
-        personal = Personal(
-            adoption, history, TrainingThread(idle_s=1.0), agent, settings.personal, folder, bool
-        )
-        serving = personal.serving(adopted)
-        versions = _versions(folder / "models.db", models, adopted, serving.params)
-    held_out = history.read(held_out=True)
+        nobody = TrainingThread(idle_s=1.0)  # never begun: nothing is trained here
+        serving = Personal(
+            adoption, history, nobody, agent, settings.personal, folder, bool
+        ).serving(adopted)
+        versions = _versions(folder / "models.db", models, adopted, serving)
     surrogate = surrogate_of(
         adopted.model,
         adopted.standard,
@@ -163,13 +165,15 @@ def _adopted(adoption: Adoption, rows: Rows) -> Adopted:
     return adopted
 
 
-def _versions(path: Path, models: Models, adopted: Adopted, served: Params) -> list[Params]:
+def _versions(path: Path, models: Models, adopted: Adopted, serving: Serving) -> list[Params]:
     """What is served, and all other weights of this bundle in the model slots."""
     manifest = adopted.model.manifest
     with closing(sqlite3.connect(path)) as database:
-        digests = [bytes(digest) for (digest,) in database.execute("SELECT digest FROM whole")]
+        digests = {bytes(digest) for (digest,) in database.execute("SELECT digest FROM whole")}
+    if serving.kind == GLOBAL:
+        digests.discard(adopted.head.serve.content.digest)
     local = local_of(manifest, adopted.serve)
-    found = [served]
+    found = [serving.params]
     for digest in sorted(digests):
         try:
             shared = read_params(models.read(digest) or b"", manifest.shared_shapes)

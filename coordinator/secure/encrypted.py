@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from coordinator.secure.rows import Sealed, SecureRows
-from coordinator.secure.sums import Opened, Ready, Terms, filled_buckets, planned
+from coordinator.secure.sums import Opened, Ready, Terms, choices, filled_buckets, planned
 from wire.bfv import add
 from wire.chunks import sha256
 from wire.codec import open_envelope, parse_body, seal
@@ -73,15 +73,14 @@ class EncryptedSums:
         """Decide on a sum of updates that wait, if there is one; whether."""
         groups: dict[tuple[object, ...], list[Sealed]] = {}
         for sealed in self.rows.free("update"):
-            is_shown = (
-                self.rows.envelope(sealed.report) is not None
-            )  # its agent's credential is here
+            # Its agent's credential is here.
+            is_shown = self.rows.envelope(sealed.report) is not None
             if is_shown and sealed.ring == RING:
                 groups.setdefault(sealed.kind, []).append(sealed)
         for group in groups.values():
-            chosen = group[: terms.most]
-            if is_ready(chosen) and self._decide(terms, chosen):
-                return True
+            for chosen in choices(group, terms.most):
+                if is_ready(chosen) and self._decide(terms, chosen):
+                    return True
         return False
 
     def _decide(self, terms: Terms, chosen: Sequence[Sealed]) -> bool:

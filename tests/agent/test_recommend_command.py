@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 from functools import reduce
 from operator import add
@@ -15,6 +16,8 @@ from agent.authoring import build_bundle, read_bundle_settings
 from agent.bundle.examples import Site, make_examples, make_site
 from agent.bundle.tables import read_table
 from agent.bundle.trial import learn_together
+from agent.config import read_agent_settings
+from agent.enrolled import read_enrolled
 from agent.history import History
 from agent.model import prepare
 from agent.models import Models
@@ -24,8 +27,9 @@ from shopfloor.line import CONDITIONS, LABEL, SETTINGS, SITES, generate, write_c
 from shopfloor.main import main
 from tests.agent.federation import AGENT, FEDERATION, agent_toml, feed, found_federation
 from wire.bundle import Bundle
+from wire.chunks import sha256
 from wire.standards import write_standard
-from wire.tensors import Params, write_params
+from wire.tensors import Params, read_safetensors, write_params
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "configs" / "jobs" / "process.toml"
@@ -139,7 +143,46 @@ def test_a_gateways_own_state_is_enough_and_is_left_as_it_was(
     now = generate(0, 400, seed=0).settings[-1]
     assert [each["now"] for each in found["settings"]] == pytest.approx(now.tolist())
     assert found["effect"]["high"] < 0
+    assert found["members"] == 1
     assert digests(plant / "state") == before
+
+
+def test_further_weights_change_the_intervals_and_the_first_one_predicts(
+    plant: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learned, doubting = plant / "learned.safetensors", plant / "doubting.safetensors"
+    params = read_safetensors(learned.read_bytes())
+    moved = {name: np.multiply(value, 1.02, dtype=np.float32) for name, value in params.items()}
+    doubting.write_bytes(write_params(moved))
+    widths = []
+    for weights in ([learned], [learned, doubting]):
+        given = [word for path in weights for word in ("--weights", str(path))]
+        main([*words(plant), *given, "--json"])
+        found = json.loads(capsys.readouterr().out)
+        assert found["members"] == len(weights)
+        widths.append(found["after"]["high"] - found["after"]["low"])
+        now = found["now"]["value"]
+    assert widths[1] != widths[0]
+    assert now == pytest.approx(found["now"]["value"])  # the first one's prediction counts
+
+
+def test_a_candidate_in_the_model_slots_is_a_further_version(
+    plant: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(plant / "state", tmp_path / "state")
+    (tmp_path / "agent.toml").write_text((plant / "agent.toml").read_text())
+    settings = read_agent_settings(tmp_path / "agent.toml")
+    trust = read_enrolled(tmp_path / "agent.toml", settings.trust)[0]
+    models = Models(tmp_path / "state" / "models.db")
+    adoption = Adoption(models, trust, CHANNELS, "numpy")
+    assert adoption.current is not None
+    candidate = {name: 1.05 * value for name, value in adoption.current.serve.items()}
+    weights = write_params({k: v.astype(np.float32) for k, v in candidate.items()})
+    models.keep(sha256(weights), weights)
+    models.close()
+    arguments = ["recommend", str(RECIPE), "--agent", str(tmp_path / "agent.toml"), "--json"]
+    main(arguments)
+    assert json.loads(capsys.readouterr().out)["members"] == 2
 
 
 def test_a_gateway_without_a_model_says_so(
