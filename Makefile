@@ -26,7 +26,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	deb wheel check-deb check-arm64 check-packages bench-poc bench-training bench-cmapss bench-deeppcb \
 	bench-delivery bench-fanout bench-async bench-aggregate bench-robust bench-personal \
 	bench-bytes bench-contribution bench-ingest bench-serial bench-scores bench-footprint \
-	bench-bridge bench-firmware bench-secagg bench-attacks
+	bench-bridge bench-firmware bench-secagg bench-attacks \
+	bench-recommend
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,6 +95,7 @@ acceptance: $(STAMP)  ## reduced benchmarks: correctness asserted, ratios printe
 	@$(VENV)/bin/python -m benchmarks.attacks --reduced
 	@$(VENV)/bin/python -m shopfloor.chaos --faults 40 --seed 2 --secure=down
 	@$(VENV)/bin/python -m shopfloor.chaos --faults 40 --seed 3 --secure
+	@$(VENV)/bin/python -m benchmarks.recommend --reduced
 	@$(VENV)/bin/python -m benchmarks.ingest --reduced
 	@$(VENV)/bin/python -m benchmarks.serial_lines --reduced
 	@$(VENV)/bin/python -m benchmarks.scores --reduced
@@ -143,6 +145,9 @@ bench-secagg: $(STAMP)  ## exact sums of masked updates, their cost beside BFV, 
 
 bench-attacks: $(STAMP)  ## inversion, membership, hostile parties: with and without the defence
 	@$(VENV)/bin/python -m benchmarks.attacks $(ARGS)
+
+bench-recommend: $(STAMP)  ## regret of proposed set-points on a line with a known optimum
+	@$(VENV)/bin/python -m benchmarks.recommend $(ARGS)
 
 bench-ingest: $(STAMP)  ## OPC UA values a second and their cost, beside the plain asyncua client
 	@$(VENV)/bin/python -m benchmarks.ingest $(ARGS)
