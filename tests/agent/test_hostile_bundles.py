@@ -51,8 +51,8 @@ def test_ten_thousand_hostile_bundles_are_refused_within_300_mb(
     charter = Charter(
         federation="plant-net",
         epoch=1,
-        enrolment_key=bytes(32),
-        coordinator_key=bytes(32),
+        enrolment_key=bytes([1] * 32),
+        coordinator_key=bytes([2] * 32),
         author_keys=(AUTHOR_KEY.public.raw,),
         agreement=bytes(32),
     )

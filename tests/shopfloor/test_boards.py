@@ -75,7 +75,7 @@ def test_each_defect_changes_the_pieces_of_copper_as_it_says(design: Design, def
     for tested, template in drawn(design, defect):
         added, removed = tested & ~template, template & ~tested
         adds = defect in (SHORT, SPUR, COPPER)
-        assert (added.any(), removed.any()) == (adds, not adds)
+        assert [bool(added.any()), bool(removed.any())] == [adds, not adds]
         more = pieces(tested, with_corners=True) - pieces(template, with_corners=True)
         through = holes(tested) - holes(template)
         if defect == PIN_HOLE:
@@ -156,8 +156,8 @@ def test_a_site_s_file_is_read_by_the_job_and_by_the_replay_source(tmp_path: Pat
     settings = ReplaySettings(file=str(path), channel=())
     columns = ["patch", "defect", "time"]
     (rows,) = npz_rows(path, settings, columns, [], Point(0, 0, 1))
-    assert (rows.columns["patch"] == patches.patch).all()
-    assert rows.columns["time"].tolist() == [1000.0 + row for row in range(30)]
+    assert np.array_equal(np.asarray(rows.columns["patch"]), patches.patch)
+    assert list(rows.columns["time"]) == [1000.0 + row for row in range(30)]
 
 
 def test_the_job_learns_from_two_sites_files(

@@ -1,4 +1,4 @@
-"""Simulated orders: they follow the law that is written down, and no input tells what came later."""
+"""Simulated orders follow the law that is written down; no input tells what came later."""
 
 from pathlib import Path
 
