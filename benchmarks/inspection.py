@@ -56,6 +56,7 @@ class Source:
       rows: to train on at a site: at most, or generated.
       sites: how many designs.
       passes: over the rows.
+      batch: rows in a step; few rows need small ones, or there are few steps.
       seed: of everything.
     """
 
@@ -63,6 +64,7 @@ class Source:
     rows: int
     sites: int
     passes: int
+    batch: int
     seed: int
 
 
@@ -92,9 +94,9 @@ def main() -> int:
     file = options.data / FILE if options.data is not None else None
     if file is not None and not file.exists():
         raise SystemExit(f"{file} is not here")
-    source = Source(file, options.rows, len(DESIGNS), options.passes, options.seed)
+    source = Source(file, options.rows, len(DESIGNS), options.passes, options.batch, options.seed)
     if options.reduced:
-        source = Source(file, 150, 3, 3, options.seed)
+        source = Source(file, 300, 2, 5, options.batch, options.seed)
     sites = read_sites(source)
     numbers = range(len(sites))
     left_out = numbers if options.left_out is None else range(min(options.left_out, len(sites)))
@@ -113,11 +115,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", metavar="DIR", type=Path, help=f"a folder with {FILE}")
     parser.add_argument("--rows", type=int, default=400, help="to train on at a site, at most")
     parser.add_argument("--passes", type=int, default=10, help="over the rows")
+    parser.add_argument("--batch", type=int, default=16, help="rows in a step")
     parser.add_argument("--left-out", metavar="N", type=int, help="only the first N designs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument(
-        "--reduced", action="store_true", help="three designs, few rows: correctness, no verdict"
+        "--reduced", action="store_true", help="two designs, few rows: correctness, no verdict"
     )
     return parser.parse_args()
 
@@ -199,7 +202,7 @@ def _job(source: Source) -> tuple[Job, TrainingPlan]:
     model, recipe = prepare(bundle), bundle.manifest.recipe
     plan = TrainingPlan(
         epochs=source.passes,
-        batch_size=recipe.batch_size,
+        batch_size=source.batch,
         optimizer=recipe.optimizer,
         learning_rate=recipe.learning_rate,
         last_learning_rate=recipe.last_learning_rate,
@@ -274,29 +277,39 @@ def _tell_left_out(
     source: Source, sites: Sequence[Site], guesses: dict[Part, list[Classes]]
 ) -> dict[str, Any]:
     """A new design is served what the others learned, without a training of its own."""
-    print("\na new design, served without training: accuracy there and at the members")
-    apart = []
+    print("\na new design, served without training: accuracy there, there as a member, at members")
+    apart, gained = [], []
     for at, site in enumerate(sites):
         guess = guesses.get(Part(source, "left out", at))
         if guess is None:
             continue
         points = [_points(each, other.test[1]) for each, other in zip(guess, sites, strict=True)]
         new = points.pop(at)
+        as_member = _points(guesses[Part(source, "together")][at], site.test[1])
         members = float(np.mean(points))
         apart.append(round(new - members, 2))
-        print(f"{site.name:12} new {new:5.1f}  members {members:5.1f}  {apart[-1]:+5.1f}")
-    if not apart:
-        return {}
-    mean = round(float(np.mean(apart)), 2)
-    print(f"{'mean':12} {mean:+.1f}")
-    return {"newcomer_points": mean, "newcomer_points_of_sites": apart}
+        gained.append(round(as_member - new, 2))
+        print(
+            f"{site.name:12} new {new:5.1f}  as a member {as_member:5.1f}  members {members:5.1f}  "
+            f"{apart[-1]:+5.1f}"
+        )
+    if len(apart) < len(sites):
+        print(f"{len(sites) - len(apart)} designs were not left out: no verdict on new ones")
+        return {"newcomer_points_of_sites": apart, "newcomer_worst": None}
+    return {
+        "newcomer_points": round(float(np.mean(apart)), 2),
+        "newcomer_worst": min(apart),
+        "newcomer_points_of_sites": apart,
+        "newcomer_gains_by_joining": gained,
+    }
 
 
 def _conclude(result: dict[str, Any], source: Source, *, reduced: bool) -> int:
     is_ahead = result["value"] > 0 and result["behind_pooled"] <= MOST_BEHIND
     least = LEAST_SHARE * result["unseen_recall_pooled"]
     is_taught = result["unseen_recall_together"] >= least > result["unseen_recall_alone"]
-    is_served = result.get("newcomer_points", 0.0) >= -MOST_LOST
+    worst = result["newcomer_worst"]
+    is_served = worst is not None and worst >= -MOST_LOST
     verdict: dict[str, Any] = {
         "name": "inspection",
         "value": result.pop("value"),

@@ -277,7 +277,8 @@ def _roughened(copper: Copper, share: float, rng: np.random.Generator) -> Copper
     flipped[[0, -1]] = flipped[:, [0, -1]] = False  # what ends there may be one pixel wide
     added = flipped & ~copper
     lost = flipped & copper & ~np.any(_beside(added), axis=0)  # what is added hangs on something
-    return (copper | added) & ~lost
+    roughened: Copper = (copper | added) & ~lost
+    return roughened
 
 
 def _beside(pixels: Copper) -> list[Copper]:

@@ -11,12 +11,12 @@ makes finished goods, tier 2 what they are made of; both describe an order by th
 The law of lateness is this project's own.  Its mechanism is one for all sites, its rate is not:
 
     logit P(late) = site's own rate
-        + 2.2 * share of the time missing that the mode of transport needs (`NEEDED_DAYS`)
-        + 1.0 * log10(lines that share the order)
-        + 0.9 in the last week of a month
-        + 0.9 to a landlocked country unless by air
-        + 0.7 for what must be kept cool (liquids)
-        + 0.4 * (log10 of the quantity - 3.5)
+        + 4.0 * share of the time missing that the mode of transport needs (`NEEDED_DAYS`)
+        + 2.0 * log10(lines that share the order)
+        + 1.5 in the last week of a month
+        + 1.6 to a landlocked country unless by air
+        + 1.2 for what must be kept cool (liquids)
+        + 0.8 * (log10 of the quantity - 3.5)
         + the region's risk (`REGION_RISK`)
 
 Each site sees its own corner of it, because modes, products and regions are mixed differently.
@@ -82,7 +82,7 @@ CODES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 
 NEEDED_DAYS: Final = (60.0, 35.0, 150.0, 80.0, 100.0)
 """Days that an order needs by each of `MODES`."""
-REGION_RISK: Final = (0.5, 0.2, -0.3, 0.3, -0.6, 0.0)
+REGION_RISK: Final = (0.8, 0.3, -0.5, 0.5, -1.0, 0.0)
 """What each of `REGIONS` adds to the logit."""
 MAX_LEAD_DAYS: Final = 400.0
 MAX_ROWS: Final = 1_000_000
@@ -113,7 +113,7 @@ PLANTS: Final = (
     Plant(
         name="tablets-1",
         tier=1,
-        rate=-3.4,
+        rate=-4.9,
         modes=(0.70, 0.08, 0.05, 0.15, 0.02),
         products=(0.80, 0.18, 0.0, 0.0, 0.02),
         regions=(0.30, 0.40, 0.20, 0.05, 0.05, 0.0),
@@ -121,7 +121,7 @@ PLANTS: Final = (
     Plant(
         name="tablets-2",
         tier=1,
-        rate=-2.8,
+        rate=-4.3,
         modes=(0.30, 0.05, 0.15, 0.50, 0.0),
         products=(0.60, 0.40, 0.0, 0.0, 0.0),
         regions=(0.05, 0.30, 0.60, 0.0, 0.0, 0.05),
@@ -129,7 +129,7 @@ PLANTS: Final = (
     Plant(
         name="kits",
         tier=1,
-        rate=-4.2,
+        rate=-5.4,
         modes=(0.90, 0.05, 0.0, 0.03, 0.02),
         products=(0.0, 0.0, 0.85, 0.12, 0.03),
         regions=(0.30, 0.20, 0.10, 0.20, 0.20, 0.0),
@@ -137,7 +137,7 @@ PLANTS: Final = (
     Plant(
         name="ingredients-1",
         tier=2,
-        rate=-3.6,
+        rate=-5.0,
         modes=(0.20, 0.0, 0.60, 0.15, 0.05),
         products=(0.70, 0.20, 0.0, 0.0, 0.10),
         regions=(0.0, 0.10, 0.20, 0.10, 0.60, 0.0),
@@ -145,7 +145,7 @@ PLANTS: Final = (
     Plant(
         name="ingredients-2",
         tier=2,
-        rate=-3.0,
+        rate=-4.6,
         modes=(0.45, 0.0, 0.20, 0.30, 0.05),
         products=(0.40, 0.50, 0.0, 0.0, 0.10),
         regions=(0.10, 0.10, 0.10, 0.50, 0.10, 0.10),
@@ -153,7 +153,7 @@ PLANTS: Final = (
     Plant(
         name="reagents",
         tier=2,
-        rate=-3.8,
+        rate=-5.1,
         modes=(0.75, 0.15, 0.0, 0.10, 0.0),
         products=(0.0, 0.0, 0.55, 0.40, 0.05),
         regions=(0.20, 0.20, 0.20, 0.10, 0.20, 0.10),
@@ -216,12 +216,12 @@ def late_probability(columns: Mapping[str, Floats], site: int) -> Floats:
     by_air = mode <= MODES.index("air charter")
     logit = (
         PLANTS[site].rate
-        + 2.2 * missing
-        + 1.0 * columns["lines"]
-        + 0.9 * (columns["day_of_month"] >= 25)
-        + 0.9 * (columns["landlocked"] * ~by_air)
-        + 0.7 * (form == FORMS.index("liquid"))
-        + 0.4 * (columns["quantity"] - 3.5)
+        + 4.0 * missing
+        + 2.0 * columns["lines"]
+        + 1.5 * (columns["day_of_month"] >= 25)
+        + 1.6 * (columns["landlocked"] * ~by_air)
+        + 1.2 * (form == FORMS.index("liquid"))
+        + 0.8 * (columns["quantity"] - 3.5)
         + np.array(REGION_RISK)[_integers(columns, "region")]
     )
     probability: Floats = 1.0 / (1.0 + np.exp(-logit))
