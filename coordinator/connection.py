@@ -29,12 +29,11 @@ from coordinator.federation import Federation
 from coordinator.ingest import BUDGET_BYTES, Ingest, Update
 from coordinator.past import Past, RestoredError
 from coordinator.revocations import RevokedFile
-from coordinator.secure.decryption import Decryption
-from coordinator.secure.exchange import Exchange
+from coordinator.secure.parties import Parties
 from coordinator.store import KnownAgent, Store
 from wire.charters import KeptCharter
-from wire.chunks import CHUNK_BYTES, split
-from wire.codec import Counter, Opened, ReplayGuard, kind_of, open_envelope, parse_body, seal
+from wire.chunks import split
+from wire.codec import Counter, Opened, ReplayGuard, open_envelope, parse_body, seal
 from wire.database import DiskError
 from wire.errors import (
     LinkDownError,
@@ -48,11 +47,8 @@ from wire.messages import (
     Command,
     CoordinatorState,
     Credential,
-    Endorsement,
     Examine,
     Grant,
-    HelperState,
-    Masks,
     Readiness,
     Receipt,
     Receipts,
@@ -61,7 +57,6 @@ from wire.messages import (
     RevocationList,
     Spent,
     UpdateHeader,
-    Verdicts,
 )
 from wire.mqtt import (
     PACKET_OVERHEAD,
@@ -95,7 +90,6 @@ _FILE_S = 5.0
 _ECHO_S = 2.0
 """A broker that does not let us read our own charter costs so much at each connection."""
 _GRANTS_S = 0.2
-_HELPERS_S, _HELPERS_MORE_S = 0.1, 0.0005
 _RECEIPTS_PER_MESSAGE = 200
 
 
@@ -136,8 +130,7 @@ class Connection:
     def __post_init__(self) -> None:
         self.ingest = Ingest(max(BUDGET_BYTES, 4 * self.federation.update_bytes))
         federation = self.identity.trust.federation
-        self.exchange = Exchange(self.federation.sums, federation, CHUNK_BYTES)
-        self.decryption = self._decryption()
+        self.parties = Parties(self.federation, self.identity.trust)
         self._topics = Topics(federation)
         self._counter = Counter(self.boot)
         self._guards: dict[tuple[str, str], tuple[tuple[str, int], ReplayGuard]] = {}
@@ -198,7 +191,7 @@ class Connection:
             await link.subscribe(
                 [self._topics.all_updates, self._topics.all_reports, self._topics.all_asks]
             )
-            if self.exchange.sums.helpers or self.decryption is not None:
+            if self.parties.are_there:
                 await link.subscribe(self._topics.from_helpers)
             if link.packet_bytes is not None:
                 self._limit_chunks(link.packet_bytes - PACKET_OVERHEAD)
@@ -210,7 +203,7 @@ class Connection:
             tasks.create_task(self._send_orders(link), name="orders")
             tasks.create_task(self._send_grants(link), name="grants")
             tasks.create_task(self._tick(), name="tick")
-            tasks.create_task(self._ask_helpers(link), name="helpers")
+            tasks.create_task(self._ask_parties(link), name="parties")
             tasks.create_task(self._watch_revoked_file(), name="revoked")
             # Last: a thousand retained births would stand before head, birth and receipts.
             await link.subscribe([self._topics.all_states])
@@ -233,8 +226,7 @@ class Connection:
     def _limit_chunks(self, chunk_bytes: int) -> None:
         try:
             self.federation.limit_chunks(chunk_bytes)
-            if self.decryption is not None:
-                self.decryption.part_bytes = min(CHUNK_BYTES, chunk_bytes)
+            self.parties.limit_parts(chunk_bytes)
         except MalformedError as error:
             reason = f"the broker's maximum packet size is too small for this model: {error}"
             raise LinkDownError(reason) from None
@@ -304,7 +296,8 @@ class Connection:
         elif kind == "ask":
             self._on_ask(topic, message.payload, now_s)
         elif kind == "helper":
-            self._on_helper(topic, message.payload, now_s)
+            self._after(self.parties.hear(topic, message.payload, now_s))
+            self.evaluations.print_new(self.federation)
         elif kind == "revoked":
             self._on_revoked(read_revoked(message.payload, self.identity.trust))
         elif kind == "state":
@@ -378,78 +371,14 @@ class Connection:
         self._after(self.federation.on_report(agent, known.site, report, now_s))
         self.evaluations.print_new(self.federation)
 
-    def _on_helper(self, topic: str, payload: bytes, now_s: float) -> None:
-        """What a helper of secure aggregation says."""
-        name, what, chunk = self._topics.parse_helper(topic)
-        if self.decryption is not None and name == self.decryption.name:
-            self._on_recipient(self.decryption, chunk, payload, now_s)
-            return
-        if self.decryption is not None:
-            return  # helpers of masks have no say in what is encrypted
-        if chunk is not None:
-            digest, at = chunk
-            complete = self.exchange.on_chunk(name, bytes.fromhex(digest), at, payload)
-            if complete is not None:
-                self._after(self.federation.on_masks(complete.manifest, complete.masks, now_s))
-                self.evaluations.print_new(self.federation)
-            return
-        if what == "state":
-            helper, opened = self.exchange.verified(payload, "helper-state", name)
-            self.exchange.on_state(helper, parse_body(opened, HelperState))
-            return
-        kind = kind_of(payload, ("verdicts", "endorsement", "masks"))
-        helper, opened = self.exchange.verified(payload, kind, name)
-        if kind == "masks":
-            self.exchange.on_masks(helper, parse_body(opened, Masks))
-        elif kind == "verdicts":
-            self._after(self.federation.on_verdicts(helper, parse_body(opened, Verdicts)))
-        else:
-            endorsement = parse_body(opened, Endorsement)
-            self._after(self.federation.on_endorsement(helper, endorsement, payload))
-
-    def _decryption(self) -> Decryption | None:
-        recipient, sums = self.identity.trust.charter.recipient, self.federation.encrypted
-        if recipient is None or sums is None:
-            return None
-        return Decryption(sums, recipient, self.identity.trust.federation, CHUNK_BYTES)
-
-    def _on_recipient(
-        self,
-        decryption: Decryption,
-        chunk: tuple[str, int] | None,
-        payload: bytes,
-        now_s: float,
-    ) -> None:
-        """What the recipient of encrypted sums says."""
-        if chunk is None:
-            heard = decryption.hear(payload)
-            if heard is not None:
-                key = decryption.recipient.signing.hex()
-                self._after(self.federation.on_recipient(key, heard))
-            return
-        decrypted = decryption.on_chunk(bytes.fromhex(chunk[0]), chunk[1], payload)
-        if decrypted is not None:
-            self._after(self.federation.on_decrypted(decrypted, now_s))
-            self.evaluations.print_new(self.federation)
-
-    async def _ask_recipient(self, link: Link, decryption: Decryption) -> None:
-        """Show manifests to the recipient of encrypted sums, and what it shall decrypt."""
-        for message in decryption.due(time.monotonic()):
-            data = message if isinstance(message, bytes) else self._seal(message)
-            await link.publish(self._topics.helper_ask(decryption.name), data)
-        await link.publish_bulk(decryption.parts(self._topics))
-
-    async def _ask_helpers(self, link: Link) -> None:
-        """Show reports and manifests to the helpers, and ask for masks."""
+    async def _ask_parties(self, link: Link) -> None:
+        """Ask those who open sums, again and again."""
         while True:
-            for ask in [] if self.decryption else self.exchange.due(time.monotonic()):
-                message = ask.message
+            for topic, message in self.parties.due(time.monotonic()):
                 data = message if isinstance(message, bytes) else self._seal(message)
-                await link.publish(self._topics.helper_ask(ask.helper), data)
-            if self.decryption is not None:
-                await self._ask_recipient(link, self.decryption)
-            # To find what to ask takes longer, the more there is.
-            await asyncio.sleep(_HELPERS_S + _HELPERS_MORE_S * self.store.secure.waiting("update"))
+                await link.publish(topic, data)
+            await link.publish_bulk(self.parties.parts())
+            await asyncio.sleep(self.parties.rest_s(self.store.secure.waiting("update")))
 
     def _on_ask(self, topic: str, payload: bytes, now_s: float) -> None:
         agent = self._topics.agent_of(topic, "ask")

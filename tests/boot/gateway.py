@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from agent.status import Status, read_status
+from agent.status import FILE_NAME, Status, read_status
 from shopfloor.chaos.accounts import AgentAccount, read_outbox, read_store
 from shopfloor.chaos.reckoning import Heard, reckon
 from tests.boot.machine import Machine
@@ -106,7 +106,10 @@ def start(machine: Machine) -> None:
 
 def status(machine: Machine) -> Status | None:
     """What the agent says of itself; None before its first word."""
-    return read_status(machine.root / AGENT_STATE)
+    state = machine.root / AGENT_STATE
+    link = state / FILE_NAME
+    # Where systemd gives a folder in /run, the file is there, and only the machine sees it.
+    return read_status(machine.inside(link.readlink().parent) if link.is_symlink() else state)
 
 
 def readiness(machine: Machine) -> str:

@@ -178,6 +178,10 @@ class Machine:
 
         self.until(is_replaced, f"{unit} was started again", timeout_s)
 
+    def inside(self, path: Path) -> Path:
+        """Where this process finds an absolute path of the running machine, /run included."""
+        return Path(f"/proc/{self._init}/root") / path.relative_to("/")
+
     def journal(self, unit: str = "", lines: int = 60) -> str:
         """The end of the journal."""
         which = f"--unit={unit}" if unit else ""
