@@ -132,7 +132,7 @@ class Coordinator:
 @asynccontextmanager
 async def coordinator_of(helpers: Helpers) -> AsyncIterator[Coordinator]:
     async with (
-        asyncio.timeout(40),
+        asyncio.timeout(100),
         connect(BrokerSettings(port=helpers.port), "coordinator") as link,
     ):
         made = Coordinator(helpers, link)
