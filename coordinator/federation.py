@@ -55,6 +55,7 @@ from wire.messages import (
     Head,
     HelperKeys,
     Policy,
+    Purpose,
     Receipt,
     Recipient,
     Report,
@@ -88,6 +89,8 @@ class Federation:
         self._buffer_since_s = now_s
         self._duplicates = 0
         self._follow_charter(identity.trust.charter)
+        with self._current.step():
+            self._free_sums(identity.trust.charter)
         self._publish_settings(now_s)
 
     def _follow_charter(self, charter: Charter) -> None:
@@ -110,6 +113,17 @@ class Federation:
             return ByMasks(self.sums, policy, parameters)
         self.encrypted = EncryptedSums(self._store.secure, charter, identity.key, sealing)
         return ByEncryption(self.encrypted, policy, parameters, recipient.context)
+
+    def _free_sums(self, charter: Charter) -> None:
+        """Let go of what an older charter allowed and nobody will open under this one."""
+        rows = self._store.secure
+        if self._policy.protection == "masked":  # the recipient looks after its own
+            rows.give_up_outdated(charter.epoch, charter.endorsements)
+        purposes: tuple[Purpose, ...] = ("update", "evaluation", "statistics")
+        free = [sealed for purpose in purposes for sealed in rows.free(purpose)]
+        lost = [(each, reason) for each in free if (reason := unlisted(each.site, charter))]
+        rows.forget([sealed.report for sealed, _ in lost])
+        self._lose(Result(), "refused", lost)
 
     def _publish_settings(self, now_s: float) -> None:
         """Publish a head when the policy or the training switch is not what the last one says."""

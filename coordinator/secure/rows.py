@@ -15,7 +15,8 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from wire.messages import HELPERS, Purpose
+from wire.codec import open_envelope, parse_body
+from wire.messages import HELPERS, Manifest, Purpose
 
 SECURE_SCHEMA = """
 CREATE TABLE IF NOT EXISTS sealed (
@@ -257,6 +258,23 @@ class SecureRows:
             "SELECT digest FROM manifests WHERE status = 'waiting' AND purpose = ?", (purpose,)
         )
         return [bytes(digest) for (digest,) in rows]
+
+    def give_up_outdated(self, epoch: int, needed: int) -> int:
+        """Free the reports of manifests that nobody will endorse any more; returns how many.
+
+        Args:
+          epoch: of the charter; helpers endorse no manifest of another one.
+          needed: endorsements with which a manifest opens whatever its epoch.
+        """
+        given_up = 0
+        for digest, envelope in self.undecided():
+            manifest = parse_body(open_envelope(envelope, "manifest"), Manifest)
+            endorsed = sum(accepted for accepted, _ in self.endorsements(digest).values())
+            if manifest.epoch != epoch and endorsed < needed:
+                self.close(digest, "void")
+                self.set_free(digest)
+                given_up += 1
+        return given_up
 
     def close(self, manifest: bytes, status: str) -> None:
         """A manifest was opened, or is void."""

@@ -66,6 +66,38 @@ def test_any_one_helper_may_be_down_all_the_time(tmp_path: Path, down: str) -> N
     assert world.outcomes() == {"folded": 5}
 
 
+def test_a_sum_that_was_decided_under_an_older_charter_is_decided_anew(tmp_path: Path) -> None:
+    world = World(tmp_path, GOAL_5)
+    world.commit([world.update(agent) for agent in world.sites(5)])
+    world.online(*HELPERS)
+    # The manifest reaches one helper, and then the charter changes.
+    world.turn(3, lambda name, message: not isinstance(message, bytes) or name == "union")
+    (digest,) = (digest for digest, _ in world.store.secure.undecided())
+    assert len(world.store.secure.endorsements(digest)) == 1
+    world.charter = msgspec.structs.replace(world.charter, epoch=2)
+    for name in HELPERS:
+        world.offices[name].store.close()
+        world.offices[name] = world.open_helper(name)
+    world.restart()
+    world.online(*HELPERS)
+    world.settle()
+    assert world.outcomes() == {"folded": 5}
+
+
+def test_a_site_that_the_charter_drops_stands_in_nobodys_way(tmp_path: Path) -> None:
+    world = World(tmp_path, GOAL_5)
+    world.commit([world.update(agent) for agent in world.sites(6)])
+    sites = tuple(f"site-{at}" for at in range(1, 6))
+    world.charter = msgspec.structs.replace(world.charter, epoch=2, sites=sites)
+    for name in HELPERS:
+        world.offices[name].store.close()
+        world.offices[name] = world.open_helper(name)
+    world.restart()
+    world.online(*HELPERS)
+    world.settle()
+    assert world.outcomes() == {"folded": 5, "refused": 1}
+
+
 def test_where_all_three_have_to_agree_one_that_is_away_is_waited_for(tmp_path: Path) -> None:
     world = World(tmp_path, GOAL_5, endorsements=3)
     world.commit([world.update(agent) for agent in world.sites(5)])

@@ -1,6 +1,7 @@
 """Real helper processes, and the other end of what they say."""
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 from collections import defaultdict
@@ -117,6 +118,15 @@ class Coordinator:
         """The next chunk of masks that a helper gives."""
         topic = TOPICS.helper_masks(name, "", 0).removesuffix("/0")
         return await self.heard[topic].get()
+
+    async def asked_until(self, name: str, payload: bytes, wanted: bytes) -> None:
+        """Ask for a chunk until it comes: a helper drops a question that it is answering still."""
+        chunk = b""
+        while chunk != wanted:
+            await self.ask(name, payload)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    chunk = await self.chunk(name)
 
     async def masks(self, name: str, payload: bytes) -> bytes:
         await self.ask(name, payload)

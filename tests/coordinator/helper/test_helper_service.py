@@ -65,11 +65,9 @@ def test_two_processes_open_a_sum_and_one_that_was_killed_promises_the_same(
                 )
                 masks.append(await coordinator.masks(name, trial.say(release)))
             third = msgspec.structs.replace(release, wanted=to_bitmap([3]))
-            await coordinator.ask("union", trial.say(third))
-            assert await coordinator.chunk("union") == masks[1][768:1024]
+            await coordinator.asked_until("union", trial.say(third), masks[1][768:1024])
             first = msgspec.structs.replace(release, wanted=to_bitmap([0]))
-            await coordinator.ask("union", trial.say(first))
-            assert await coordinator.chunk("union") == masks[1][:256]
+            await coordinator.asked_until("union", trial.say(first), masks[1][:256])
             return masks
 
     masks = asyncio.run(story())
