@@ -124,7 +124,9 @@ def secured_words(record: RunRecord) -> str:
         lines.append(
             f"Differential privacy of single records: budget epsilon {secured.budget:g} at delta "
             f"{secured.delta:g}, noise multiplier {secured.noise_multiplier:.2f}; most spent "
-            f"{most:.2f}" + (f"; OVER BUDGET: {', '.join(over)}." if over else ".")
+            f"{most:.2f}"
+            + (f"; OVER BUDGET: {', '.join(over)}." if over else ".")
+            + " What sites learn alone, and pooled, is shown without noise."
         )
     return "\n".join(lines)
 
