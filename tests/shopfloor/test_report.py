@@ -19,6 +19,8 @@ from shopfloor.record import (
     Outage,
     QualityPoint,
     RunRecord,
+    Secured,
+    SitePrivacy,
     SiteQuality,
     SiteSummary,
     Traffic,
@@ -226,6 +228,32 @@ def test_lost_updates_and_wrong_sums_are_said_loudly() -> None:
     assert headline(lost).endswith("2 updates were LOST.")
     astray = msgspec.structs.replace(a_run(), updates=UpdateCounts(10, 8))
     assert "do not add up, off by 2" in verdict(astray)
+
+
+def test_a_run_with_masks_says_what_was_seen_what_it_cost_and_who_overspent() -> None:
+    secured = Secured(
+        sums=34,
+        smallest=6,
+        k_min=5,
+        plain_pr_auc=0.81,
+        plain_roc_auc=0.97,
+        plain_bytes=2_980.0,
+        noise_multiplier=19.67,
+        budget=3.0,
+        delta=1e-5,
+        sites=[SitePrivacy("L", 2.91, 19, 19), SitePrivacy("M", 3.2, 21, 21)],
+    )
+    record = msgspec.structs.replace(a_run(), secured=secured)
+    words = verdict(record)
+    assert "34 sums, each over 6 sites or more (the charter asks for 5)" in words
+    assert "against 0.81" in words
+    assert "against 2.98 kB" in words
+    assert "most spent 3.20; OVER BUDGET: M." in words
+    page = report_html(record)
+    assert "What the coordinator could see" in page
+    assert "<td>2.91</td>" in page
+    assert report_json(record)["secured"]["sums"] == 34
+    assert "What the coordinator could see" not in report_html(a_run())
 
 
 def test_sites_with_few_failures_are_marked_as_rough() -> None:
