@@ -29,5 +29,5 @@ fi
 echo "[test] $number failed beside the others; once more, alone:"
 sed 's/^/[test]   /' "$failed"
 mapfile -t names <"$failed"
-"$python" -m pytest "${names[@]}" || exit $?
+JOURNEYMAN_TESTS_AGAIN=1 "$python" -m pytest "${names[@]}" || exit $?
 echo "[test] passed alone, not beside the others: $number (named above; worth a look)"
