@@ -56,27 +56,40 @@ def _binary_cross_entropy(tape: Tape, logits: str, target: str) -> _PerExample:
     """Write max(z, 0) - z y + log(1 + exp(-|z|)) and sigmoid(z) - y; neither can overflow.
 
     The sigmoid is exp(min(z, 0)) / (1 + exp(-|z|)): ONNX Runtime's own `Sigmoid` (1.31) is 0.02 %
-    off at -10 and 7 % at -14, measured, and a confident model's gradients live there.
+    off at -10 and 7 % at -14, measured, and a confident model's gradients live there.  For the
+    same reason the slope is (1 - y) sigmoid(z) - y sigmoid(-z): a difference from 1 has lost the
+    digits of a sigmoid near 1.
     """
     positive = tape.emit("Relu", logits)
     minus_size = tape.emit("Neg", tape.emit("Abs", logits))
     linear = tape.emit("Sub", positive, tape.emit("Mul", logits, target))
     sums = tape.emit("Add", linear, tape.emit("Softplus", minus_size))
-    numerator = tape.emit("Exp", tape.emit("Sub", logits, positive))
-    denominator = tape.emit("Add", tape.emit("Exp", minus_size), tape.scalar(1.0))
-    share = tape.emit("Div", numerator, denominator)
+    one = tape.scalar(1.0)
+    is_one = tape.emit("Exp", tape.emit("Sub", logits, positive))
+    is_zero = tape.emit("Exp", tape.emit("Neg", positive))
+    up = tape.emit("Mul", tape.emit("Sub", one, target), is_one)
+    down = tape.emit("Mul", target, is_zero)
+    denominator = tape.emit("Add", tape.emit("Exp", minus_size), one)
     value = tape.emit("Reshape", sums, tape.ints(-1))
-    return _PerExample(value, tape.emit("Sub", share, target))
+    return _PerExample(value, tape.emit("Div", tape.emit("Sub", up, down), denominator))
 
 
 def _cross_entropy(tape: Tape, logits: str, target: str) -> _PerExample:
+    """Write -log of the labelled class's share, and the shares less 1 for that class.
+
+    The slope of that class is minus the sum of the others' shares: a share near 1, where a
+    confident model's gradients live, has lost the digits of its difference from 1.
+    """
     log_shares = tape.emit("LogSoftmax", logits, axis=1)
     switch = tape.constant(np.array([0, 1], np.float32))
     classes = tape.ints(int(tape.shapes[logits][1]))
     chosen = tape.emit("OneHot", target, classes, switch, axis=-1)
     picked = tape.emit("Mul", chosen, log_shares)
     value = tape.emit("Neg", tape.emit("ReduceSum", picked, tape.ints(1), keepdims=0))
-    return _PerExample(value, tape.emit("Sub", tape.emit("Exp", log_shares), chosen))
+    is_other = tape.emit("Sub", tape.scalar(1.0), chosen)
+    others = tape.emit("Mul", tape.emit("Exp", log_shares), is_other)
+    missing = tape.emit("ReduceSum", others, tape.ints(1), keepdims=1)
+    return _PerExample(value, tape.emit("Sub", others, tape.emit("Mul", chosen, missing)))
 
 
 def _mse(tape: Tape, output: str, target: str) -> _PerExample:

@@ -5,7 +5,7 @@ whose slope jumps.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from agent.learning.numpy_backend import NumpyBackend
 from agent.learning.onnxruntime_backend import Backend, OnnxRuntimeBackend
 
 Kernel = Callable[..., torch.Tensor]
+Result = TypeVar("Result")
+
+_MOVED_RUNS = 3
 
 
 def _gemm(node: Node, a: torch.Tensor, b: torch.Tensor, *c: torch.Tensor) -> torch.Tensor:
@@ -243,9 +246,16 @@ KINKS: Mapping[str, Callable[..., float]] = {
 
 
 def run_in_torch(
-    graph: Graph, x: NDArray[Any] | torch.Tensor, dtype: torch.dtype
+    graph: Graph,
+    x: NDArray[Any] | torch.Tensor,
+    dtype: torch.dtype,
+    dice: torch.Generator | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor], float]:
-    """Run a graph; return output, parameters, and how near any value is to a jump of a slope."""
+    """Run a graph; return output, parameters, and how near any value is to a jump of a slope.
+
+    With `dice` every value, and every gradient on its way back, is moved up or down by a step of
+    float32.
+    """
     given = x if isinstance(x, torch.Tensor) else torch.tensor(x, dtype=dtype)
     values: dict[str, torch.Tensor] = {"x": given}
     params = {}
@@ -265,8 +275,15 @@ def run_in_torch(
         if node.op in KINKS:
             settled = [None if value is None else value.detach() for value in inputs]
             kink = min(kink, KINKS[node.op](node, *settled))
-        values[node.outputs[0]] = KERNELS[node.op](node, *inputs)
+        value = KERNELS[node.op](node, *inputs)
+        values[node.outputs[0]] = value if dice is None else value * _rounding(value, dice)
     return values[graph.outputs[0].name], params, kink
+
+
+def _rounding(value: torch.Tensor, dice: torch.Generator) -> torch.Tensor:
+    """1 and a step of float32 more or less, in the shape of a value."""
+    signs = 2 * torch.randint(0, 2, value.shape, generator=dice) - 1
+    return 1 + float(np.finfo(np.float32).eps) * signs.to(value.dtype)
 
 
 def torch_losses(
@@ -294,27 +311,58 @@ Data = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
 def torch_gradients(
-    graph: Graph, loss: Loss, data: Data, dtype: Any
+    graph: Graph, loss: Loss, data: Data, dtype: torch.dtype
 ) -> tuple[float, NDArray[np.float64]]:
-    """The weighted mean loss and its gradient, flat; gives up the example at a kink."""
+    """The weighted mean loss and its gradient, flat; gives up the example at a kink.
+
+    In float32 it is the worst of several runs.
+    """
     x, y, w = data
-    output, params, kink = run_in_torch(graph, x, dtype)
-    assume(kink > 1e-4)
     target = x if loss is Loss.RECONSTRUCTION else y
-    value = torch_losses(loss, output, target, w).sum() / float(w.sum(dtype=np.float64))
-    return float(value.detach()), _flat(torch.autograd.grad(value, list(params.values())))
+
+    def run(dtype: torch.dtype, dice: torch.Generator | None) -> tuple[float, NDArray[np.float64]]:
+        output, params, kink = run_in_torch(graph, x, dtype, dice)
+        assume(kink > 1e-4)
+        value = torch_losses(loss, output, target, w).sum() / float(w.sum(dtype=np.float64))
+        return float(value.detach()), _flat(torch.autograd.grad(value, list(params.values())))
+
+    if dtype == torch.float64:
+        return run(dtype, None)
+    _, exact = run(torch.float64, None)
+    return max(_in_single(run), key=lambda one: distance(one[1], exact))
 
 
 def torch_example_gradients(
-    graph: Graph, loss: Loss, data: Data, dtype: Any
+    graph: Graph, loss: Loss, data: Data, dtype: torch.dtype
 ) -> NDArray[np.float64]:
-    """Each example's own gradient of w_n l_n, (N, P), one backward pass for each."""
+    """Each example's own gradient of w_n l_n, (N, P), one backward pass for each.
+
+    In float32 it is the worst of several runs.
+    """
     x, y, w = data
-    output, params, _ = run_in_torch(graph, x, dtype)
     target = x if loss is Loss.RECONSTRUCTION else y
-    each = torch_losses(loss, output, target, w)
-    wanted = list(params.values())
-    return np.stack([_flat(torch.autograd.grad(one, wanted, retain_graph=True)) for one in each])
+
+    def run(dtype: torch.dtype, dice: torch.Generator | None) -> NDArray[np.float64]:
+        output, params, _ = run_in_torch(graph, x, dtype, dice)
+        each = torch_losses(loss, output, target, w)
+        wanted = list(params.values())
+        gradients = [torch.autograd.grad(one, wanted, retain_graph=True) for one in each]
+        return np.stack([_flat(one) for one in gradients])
+
+    if dtype == torch.float64:
+        return run(dtype, None)
+    exact = run(torch.float64, None)
+    return max(_in_single(run), key=lambda one: distance(one, exact))
+
+
+def _in_single(run: Callable[[torch.dtype, torch.Generator | None], Result]) -> list[Result]:
+    """Run in float32 as it is, and with every value moved at random by a step.
+
+    Where a graph has lost its digits (x - tanh(x) near 0), the error of one run is chance, and may
+    be many times smaller than what the same operations give in another order.
+    """
+    dice = torch.Generator().manual_seed(1)
+    return [run(torch.float32, None), *(run(torch.float32, dice) for _ in range(_MOVED_RUNS))]
 
 
 def torch_input_gradients(
@@ -347,8 +395,9 @@ def distance(got: NDArray[Any], expected: NDArray[np.float64]) -> float:
 
 
 def allowed(single: NDArray[np.float64], double: NDArray[np.float64]) -> float:
-    """The bound of the project: 1e-5, or six times PyTorch's own error in float32.
+    """The bound of the project: 1e-5, or four times PyTorch's own error in float32.
 
-    Four times was too little for two LogSoftmax in a row (1.27e-5, PyTorch 2.6e-6).
+    That error is the worst of several runs' (`_in_single`): of one alone, four times may be less
+    than the example's own uncertainty.
     """
-    return max(1e-5, 6 * distance(single, double))
+    return max(1e-5, 4 * distance(single, double))

@@ -188,6 +188,29 @@ def test_a_slope_keeps_its_digits_where_the_function_is_flat_or_steep(
         assert np.allclose(got[finite], expected[finite], rtol=1e-5, atol=1e-37)
 
 
+@pytest.mark.parametrize("loss", [Loss.BINARY_CROSS_ENTROPY, Loss.CROSS_ENTROPY])
+def test_what_a_confident_model_still_has_to_learn_keeps_its_digits(loss: Loss) -> None:
+    # The gradient in b of one right example is minus what its share lacks of 1: exp(-place).
+    width = 1 if loss is Loss.BINARY_CROSS_ENTROPY else 3
+    graph = Graph(
+        (Node("Add", ("x", "b"), ("out",)),),
+        (ValueInfo("x", "float32", ("batch", width)),),
+        (ValueInfo("out", "float32", ("batch", width)),),
+        {"b": np.zeros(width, np.float32)},
+    )
+    places = np.array([0.5, 5.0, 10.0, 16.0, 17.0, 30.0, 80.0], np.float32)
+    x = np.zeros((2 * len(places), width), np.float32)
+    x[:, 0] = np.concatenate([places, -places])  # the second half is wrong
+    y = np.zeros(len(x), np.int64) if width > 1 else np.ones((len(x), 1), np.float32)
+    w = np.ones(len(x), np.float32)
+    z = x.astype(np.float64)
+    missing = 1 / (1 + np.exp(z[:, 0])) if width == 1 else 2 / (2 + np.exp(z[:, 0]))
+    expected = -missing[:, None] * (np.array([1.0]) if width == 1 else np.array([1, -0.5, -0.5]))
+    for backend in backends(graph, loss):
+        got = backend.per_example_grads(initial_params(graph), x, y, w)
+        assert np.allclose(got, expected, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("loss", list(Loss))
 def test_losses_judged_in_numpy_are_torch_s(loss: Loss) -> None:
     random = np.random.default_rng(1)
