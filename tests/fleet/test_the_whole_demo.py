@@ -20,6 +20,7 @@ import pytest
 
 from agent.outbox import Outbox
 from coordinator.config import DATABASE
+from coordinator.gate import sites_of
 from coordinator.server_optimizer import ServerOptimizerSettings
 from coordinator.store import Store
 from shopfloor.baselines import load_model
@@ -246,13 +247,40 @@ def test_synchronous_rounds_over_the_embedded_broker_print_the_evaluation_after_
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    rounds = [line for line in done.stdout.splitlines() if line.startswith("round ")]
-    assert len(rounds) >= 3
-    assert all("PR-AUC" in line for line in rounds)
-    # A site whose report was cut off by its link misses the line of a round; links are down a third
-    # of the time.
-    assert any("of 3 sites" in line for line in rounds)
-    assert all(re.search(r"of [123] sites", line) for line in rounds)
+    printed, (run,) = rounds_in(done.stdout), tmp_path.glob("run-*")
+    assert len(printed) >= 3
+    assert all("PR-AUC" in line for line in printed)
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["strategy"] == "fedavg"
     assert report["updates"]["lost"] == 0
+
+    # How many sites a line counts is the links' doing, but it must be what the coordinator knew.
+    said = rounds_in((run / "coordinator.log").read_text())
+    assert said[: len(printed)] == printed
+    sites = {int(line.split()[1].rstrip(":")): sites_in(line) for line in said}
+    assert list(sites) == sorted(sites)
+    assert len(sites) == len(said)
+    assert set(sites.values()) <= {1, 2, 3}
+    store = Store(run / "coordinator" / DATABASE)
+    state, versions, members = store.load(), store.versions(), store.memberships()
+    assert state is not None
+    last = state.train
+    reported = sites_of(store.evaluations(last.content.digest))
+    store.close()
+    assert sites.keys() <= versions.keys()
+    # The last round has no next one that ends it: it is printed when every site has reported.
+    assert sites.get(last.version) == (len(SITES) if len(reported) == len(SITES) else None)
+    assert {version for version, *_ in members} == set(range(1, last.version + 1))
+    assert len({(version, agent) for version, agent, *_ in members}) == len(members)
+
+
+def rounds_in(text: str) -> list[str]:
+    """The lines about synchronous rounds."""
+    return [line for line in text.splitlines() if line.startswith("round ")]
+
+
+def sites_in(line: str) -> int:
+    """How many sites a round's line counts."""
+    found = re.search(r" of (\d+) sites$", line)
+    assert found is not None, line
+    return int(found[1])
