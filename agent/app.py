@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.budget import BudgetWatch
-from agent.config import AgentSettings, Identity, read_agent_settings, read_identity, resolve
+from agent.config import AgentSettings, Identity, read_agent_settings, read_identity
 from agent.kept_identity import newest_identity
 from agent.labels import serve_labels
 from agent.parts import Parts
@@ -25,7 +25,7 @@ from agent.tombstones import bury_doomed
 from wire.database import DiskError, lock_directory
 from wire.errors import SettingsError, one_line
 from wire.notify import notify
-from wire.settings import settings_error
+from wire.settings import resolve, settings_error
 from wire.signing import parse_public_key
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from agent.browse.found import Bounds, Walk
 from agent.browse.paste import tables
 from agent.browse.tree import tree
 from agent.browse.walk import PathError, walk
-from agent.config import AgentTable, TrustTable, resolve
+from agent.config import AgentTable, TrustTable
 from agent.enrolled import agent_id
 from agent.sensors.opcua.advice import advice
 from agent.sensors.opcua.link import FAILURES, GOODBYE_S, MALFORMED, reason_of
@@ -28,7 +28,7 @@ from agent.sensors.opcua.security import SecuritySettings, problems_of_security,
 from agent.sensors.source import SourceContext
 from agent.trust_command import as_owner
 from wire.errors import SettingsError, one_line
-from wire.settings import read_settings
+from wire.settings import read_settings, resolve
 
 _SCHEME = "opc.tcp://"
 _ANYBODY = "browse"

@@ -4,7 +4,6 @@
 `${CREDENTIALS_DIRECTORY}` is replaced (systemd's LoadCredential).
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +39,8 @@ from wire.codec import MAX_BYTES
 from wire.errors import SettingsError, WireError
 from wire.files import read_small
 from wire.messages import Credential
-from wire.mqtt import BrokerSettings
-from wire.settings import Settings, host_problem, read_settings, settings_error
+from wire.mqtt import BrokerSettings, with_full_paths
+from wire.settings import Settings, host_problem, read_settings, resolve, settings_error
 from wire.signing import PrivateKey, parse_public_key, read_private_key
 from wire.topics import Topics
 from wire.trust import Trust, read_charter, read_credential
@@ -272,13 +271,7 @@ def read_agent_settings(path: Path) -> AgentSettings:
     settings = read_settings(path, AgentSettings)
     for key, reason in problems(settings):
         raise settings_error(path, key, reason)
-    broker = settings.broker
-    files = {
-        name: str(resolve(path, value))
-        for name in ("password_file", "ca_file", "cert_file", "key_file")
-        if (value := getattr(broker, name))
-    }
-    return msgspec.structs.replace(settings, broker=msgspec.structs.replace(broker, **files))
+    return msgspec.structs.replace(settings, broker=with_full_paths(settings.broker, path))
 
 
 def problems(settings: AgentSettings) -> Iterator[tuple[str, str]]:
@@ -362,12 +355,6 @@ def _context(path: Path, table: TrustTable) -> bytes:
         return b""
     file = resolve(path, table.recipient_context)
     return read_small(file, PUBLIC_BYTES, "the recipient's public context")
-
-
-def resolve(config: Path, name: str) -> Path:
-    """A path named in the file `config`."""
-    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    return config.parent / name.replace("${CREDENTIALS_DIRECTORY}", directory)
 
 
 def _read(path: Path) -> bytes:

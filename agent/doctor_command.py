@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent.config import AgentSettings, read_agent_settings, resolve
+from agent.config import AgentSettings, read_agent_settings
 from agent.doctor.certificates import broker_files, opcua_certificate, trust_list
 from agent.doctor.clock import judge_clock, read_clock
 from agent.doctor.disk import databases, judge_space, read_space, samples
@@ -37,6 +37,7 @@ from wire.certificates import read_certificate
 from wire.errors import SettingsError
 from wire.mqtt import BrokerSettings
 from wire.renewal import is_older
+from wire.settings import resolve
 
 _TRAINING_BYTES = 256 << 20
 """What is asked of a machine whose configuration can not be read."""

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import msgspec
 
-from agent.config import read_agent_settings, resolve
+from agent.config import read_agent_settings
 from agent.egress import FILE_NAME, Account, Line, read_account
 from agent.egress.categories import CATEGORIES, Category
 from agent.egress.enrolment import enrolment_lines
 from agent.status_words import in_bytes
 from wire.database import DiskError
 from wire.errors import SettingsError
+from wire.settings import resolve
 
 _HEAD = ("category", "messages", "bytes", "", "first", "last")
 _RIGHT = (1, 2, 3)

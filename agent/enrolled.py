@@ -5,12 +5,12 @@ For commands at a terminal: the key is root's alone, or only in systemd's memory
 
 from pathlib import Path
 
-from agent.config import TrustTable, resolve
+from agent.config import TrustTable
 from wire.codec import MAX_BYTES
 from wire.errors import WireError
 from wire.files import read_small
 from wire.messages import Credential
-from wire.settings import settings_error
+from wire.settings import resolve, settings_error
 from wire.signing import parse_public_key
 from wire.trust import Trust, read_charter, read_credential
 

@@ -7,13 +7,13 @@ import argparse
 import time
 from pathlib import Path
 
-from agent.config import read_agent_settings, resolve
+from agent.config import read_agent_settings
 from agent.labels.settings import LabelChannel
 from agent.labels.store import OPERATOR, Labels
 from agent.labels.words import describe, in_a_line, span_us, value_of
 from agent.signals.label_file import LabelRecord
 from wire.errors import SettingsError
-from wire.settings import settings_error
+from wire.settings import resolve, settings_error
 
 
 def add_label(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

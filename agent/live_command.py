@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from agent.config import AgentSettings, read_agent_settings, resolve
+from agent.config import AgentSettings, read_agent_settings
 from agent.enrolled import agent_id
 from agent.live.orders import channels_with_orders, orders_of
 from agent.live.screen import Lines, Screen, Table
@@ -34,7 +34,7 @@ from agent.sensors.source import SourceContext, SourceReport
 from agent.sources import ConfiguredSource, sources_of
 from agent.trust_command import as_owner
 from wire.errors import SettingsError, one_line
-from wire.settings import read_settings
+from wire.settings import read_settings, resolve
 
 _ANYBODY = "test"
 """Name of the agent where no certificate holds one."""

@@ -10,11 +10,12 @@ import logging
 import sys
 from pathlib import Path
 
-from agent.config import read_agent_settings, read_identity, resolve
+from agent.config import AgentSettings, read_agent_settings, read_identity
 from agent.status import read_channels, read_status
 from agent.status_words import channel_lines
 from wire.errors import SettingsError
 from wire.logs import log_to_standard_error_or_journal
+from wire.settings import resolve
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,8 +69,8 @@ def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     from agent.label_command import add_label  # noqa: PLC0415
     from agent.live_command import add_test  # noqa: PLC0415
     from agent.privacy_command import add_privacy  # noqa: PLC0415
-    from agent.schema_command import add_schema  # noqa: PLC0415
     from agent.trust_command import add_trust  # noqa: PLC0415
+    from wire.schema_command import add_schema  # noqa: PLC0415
 
     add_test(commands)
     add_browse(commands)
@@ -79,7 +80,7 @@ def _add_tools(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     add_label(commands)
     add_enrol(commands)
     add_privacy(commands)
-    add_schema(commands)
+    add_schema(commands, "agent", AgentSettings)
 
 
 def _run(options: argparse.Namespace) -> int:

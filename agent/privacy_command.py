@@ -8,11 +8,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from agent.config import read_agent_settings, resolve
+from agent.config import read_agent_settings
 from agent.privacy import FILE_NAME, PrivacyReport, PrivacyTable, read_account
 from agent.privacy.accounting import epsilon_of
 from agent.privacy.ledger import Account
 from agent.status import read_status
+from wire.settings import resolve
 
 
 def add_privacy(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
-from agent.config import read_agent_settings, resolve
+from agent.config import read_agent_settings
 from agent.enrolled import read_enrolled
 from agent.heads import kept_heads
 from agent.sensors.opcua.certificates import (
@@ -44,6 +44,7 @@ from agent.sensors.opcua.trust_store import (
 from wire.audit_file import HeadsOpening, write_heads
 from wire.errors import MalformedError, SettingsError
 from wire.files import read_small, replace_file
+from wire.settings import resolve
 
 _THUMBPRINT = re.compile(r"[0-9A-F]{40}|[0-9A-F]{64}")
 _AGAIN = "a running agent uses this at its next attempt to connect; no restart is needed"

@@ -21,7 +21,6 @@ from coordinator.config import (
     Identity,
     read_coordinator_settings,
     read_identity,
-    resolve,
 )
 from coordinator.connection import Connection
 from coordinator.evaluation_log import EvaluationLog
@@ -37,7 +36,7 @@ from wire.database import lock_directory
 from wire.errors import SettingsError
 from wire.messages import OrderName
 from wire.notify import notify, watchdog_interval_s
-from wire.settings import settings_error
+from wire.settings import resolve, settings_error
 from wire.signing import parse_public_key
 from wire.watchdog import keep_watch
 

@@ -21,14 +21,14 @@ from typing import BinaryIO
 import msgspec
 
 from coordinator.audit import load_tree
-from coordinator.config import DATABASE, Identity, read_coordinator_settings, read_identity, resolve
+from coordinator.config import DATABASE, Identity, read_coordinator_settings, read_identity
 from coordinator.store import Saved
 from wire.audit_file import LogOpening, LogWriter
 from wire.errors import MalformedError, SettingsError
 from wire.files import PUBLIC_MODE, sync_directory
 from wire.merkle import Frontier, leaf_hash
 from wire.messages import TreeHead
-from wire.settings import settings_error
+from wire.settings import resolve, settings_error
 from wire.signing import parse_public_key
 
 

@@ -6,7 +6,7 @@ other is checked here, and named by file, line and key as well.
 
 import contextlib
 import logging
-import os
+import math
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,11 +33,11 @@ from wire.charters import newest_trust
 from wire.chunks import CHUNK_BYTES, sha256
 from wire.errors import MalformedError, SettingsError, SignatureError, WireError
 from wire.messages import HELPERS, MAX_CHUNKS, Charter, Policy
-from wire.mqtt import BrokerSettings
+from wire.mqtt import BrokerSettings, with_full_paths
 from wire.revocations import read_revoked_file
 from wire.safeguards import below, problems
 from wire.sealing_keys import SealingKey, read_sealing_key
-from wire.settings import Settings, host_problem, read_settings, settings_error
+from wire.settings import Settings, host_problem, read_settings, resolve, settings_error
 from wire.signing import PrivateKey, parse_public_key, read_private_key
 from wire.tally import check_judged
 from wire.tensors import Params
@@ -94,6 +94,31 @@ class AverageTable(Settings, frozen=True, kw_only=True):
     decay: Annotated[float, msgspec.Meta(ge=0, le=100)] = 2.0
 
 
+class ScheduleTable(Settings, frozen=True, kw_only=True):
+    """`[schedule]`: how the sites' learning rate falls as versions are made.
+
+    Averages of models that were trained apart with a constant rate stay a distance from the optimum
+    that grows with that rate (X. Li et al., arXiv:1907.02189, theorem 1 and section 3.3), so it has
+    to fall.
+
+    Attributes:
+      versions: from `policy.learning_rate` at version 0 along half a cosine to
+        `last_learning_rate` at this version, and there from then on; 0: the rate stays.
+      last_learning_rate: the rate at the end.
+    """
+
+    versions: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    last_learning_rate: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
+
+    def rate(self, first: float, version: int) -> float:
+        """The learning rate of trainings from this version, where the first one's was `first`."""
+        if not self.versions:
+            return first
+        done = min(version / self.versions, 1.0)
+        cosine = (1 + math.cos(math.pi * done)) / 2
+        return self.last_learning_rate + (first - self.last_learning_rate) * cosine
+
+
 class PolicyTable(Policy, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[policy]`: the head's training policy; fields as in `wire/messages.py`, Policy."""
 
@@ -115,6 +140,7 @@ class CoordinatorSettings(Settings, frozen=True, kw_only=True):
     contribution: ContributionSettings = ContributionSettings()
     web: WebSettings = WebSettings()
     policy: PolicyTable = PolicyTable()
+    schedule: ScheduleTable = ScheduleTable()
 
 
 @dataclass(frozen=True)
@@ -140,13 +166,7 @@ def read_coordinator_settings(path: Path) -> CoordinatorSettings:
     settings = read_settings(path, CoordinatorSettings)
     if problem := host_problem(settings.broker.host):
         raise settings_error(path, "broker.host", problem)
-    files = {
-        name: str(resolve(path, getattr(settings.broker, name)))
-        for name in ("password_file", "ca_file", "cert_file", "key_file")
-        if getattr(settings.broker, name)
-    }
-    broker = msgspec.structs.replace(settings.broker, **files)
-    return msgspec.structs.replace(settings, broker=broker)
+    return msgspec.structs.replace(settings, broker=with_full_paths(settings.broker, path))
 
 
 def read_identity(path: Path, settings: CoordinatorSettings) -> Identity:
@@ -239,6 +259,10 @@ def _contradictions(identity: Identity, settings: CoordinatorSettings) -> Iterat
         yield from _about_encryption(identity, settings)
     if settings.initial.source == "site" and not settings.initial.site:
         yield "initial.site", "name the site that trains first"
+    schedule = settings.schedule
+    if schedule.versions and not 0 < schedule.last_learning_rate <= settings.policy.learning_rate:
+        reason = "must be above 0 and at most policy.learning_rate"
+        yield "schedule.last_learning_rate", f"{reason}, {settings.policy.learning_rate:g}"
 
 
 def _about_k_min(k_min: int, settings: CoordinatorSettings) -> Iterator[tuple[str, str]]:
@@ -352,9 +376,3 @@ def _about_calibration(settings: CoordinatorSettings) -> Iterator[tuple[str, str
         key = "clip" if robust.clip != "none" else "combine"
         reason = "agents under calibration remember what they sent, the strategy what it added: "
         yield f"robust.{key}", reason + 'they differ but for clip = "none" and combine = "mean"'
-
-
-def resolve(config: Path, name: str) -> Path:
-    """A path named in the file `config`; systemd's `${CREDENTIALS_DIRECTORY}` is replaced."""
-    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
-    return config.parent / name.replace("${CREDENTIALS_DIRECTORY}", directory)

@@ -19,13 +19,13 @@ from coordinator.app import (
     web,
 )
 from coordinator.audit_export import add_audit
-from coordinator.config import read_coordinator_settings, read_identity
-from coordinator.schema_command import add_schema
+from coordinator.config import CoordinatorSettings, read_coordinator_settings, read_identity
 from coordinator.strategies.choice import StrategyName
 from wire.errors import SettingsError
 from wire.files import read_small
 from wire.logs import log_to_standard_error_or_journal
 from wire.messages import MAX_TABLES
+from wire.schema_command import add_schema
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
             )
         sub.set_defaults(command=command, name=name)
     add_audit(commands)
-    add_schema(commands)
+    add_schema(commands, "coordinator", CoordinatorSettings)
     return parser
 
 

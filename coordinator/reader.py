@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
-from coordinator.config import CHARTER, DATABASE, CoordinatorSettings, bundle_of, resolve
+from coordinator.config import CHARTER, DATABASE, CoordinatorSettings, bundle_of
 from coordinator.gate import GateSettings
 from coordinator.read_quality import (
     read_choices,
@@ -43,7 +43,7 @@ from coordinator.view import (
 )
 from wire.charters import newest_trust
 from wire.errors import SettingsError, WireError
-from wire.settings import settings_error
+from wire.settings import resolve, settings_error
 from wire.signing import parse_public_key
 from wire.trust import read_charter
 
@@ -213,6 +213,7 @@ def _read(
         lineage=saved.lineage if saved else 0,
         head=saved.head_sequence if saved else 0,
         serve=saved.serve.version if saved else None,
+        threshold=saved.threshold if saved else None,
         candidate=saved.candidate.version if saved and saved.candidate else None,
         quality=quality,
         is_cohort_only=is_cohort_only,

@@ -27,12 +27,13 @@ from firmware_bridge.metrics import metric_lines
 from firmware_bridge.offers import Offers
 from firmware_bridge.port import byte_time_us
 from firmware_bridge.server import Server
-from firmware_bridge.settings import BridgeSettings, address_of
+from firmware_bridge.settings import BridgeSettings
 from firmware_bridge.utc import UtcDifference
 from firmware_bridge.web import serving
 from wire.bridge import Devices as DevicesMessage
 from wire.bridge import DeviceState, FromBridge, Offer, ToBridge
 from wire.errors import SettingsError, one_line
+from wire.listening import own_address
 from wire.notify import notify
 from wire.progress import Progress
 from wire.watchdog import keep_watch
@@ -121,7 +122,7 @@ class Bridge:
             await asyncio.get_running_loop().create_future()
 
     async def _serve_figures(self, stack: AsyncExitStack) -> None:
-        host, port = address_of(self._settings.bridge.metrics)
+        host, port = own_address(self._settings.bridge.metrics)
         try:
             await stack.enter_async_context(serving(host, port, self._page))
         except OSError as error:

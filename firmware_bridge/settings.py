@@ -1,6 +1,5 @@
 """The bridge's configuration: lines, devices, streams; `configs/bridge.toml` explains all keys."""
 
-import ipaddress
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated
 import msgspec
 
 from firmware_bridge.messages import ID_BYTES
+from wire.listening import own_address
 from wire.settings import Settings, read_settings, settings_error
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
@@ -123,25 +123,11 @@ def read_bridge_settings(path: Path) -> BridgeSettings:
     )
 
 
-def address_of(listen: str) -> tuple[str, int]:
-    """Host and port of `metrics`.
-
-    Raises:
-      ValueError: it is not a loopback address and a port.
-    """
-    host, _, port = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    is_number = port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65_535
-    if not is_number or not ipaddress.ip_address(host).is_loopback:
-        raise ValueError(f"{listen!r} is not a loopback address such as 127.0.0.1:9486")
-    return host, int(port)
-
-
 def problems(settings: BridgeSettings) -> Iterator[tuple[str, str]]:
     """Yield (key path, reason) for what can not work although all types are right."""
     if settings.bridge.metrics:
         try:
-            address_of(settings.bridge.metrics)
+            own_address(settings.bridge.metrics)
         except ValueError as error:
             yield "bridge.metrics", str(error)
     yield from _twice("line", [line.port for line in settings.line], "port")

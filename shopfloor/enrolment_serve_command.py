@@ -7,7 +7,6 @@ import logging
 import signal
 from pathlib import Path
 
-from agent.health.settings import address_of
 from shopfloor.enrolment_broker import Desk
 from shopfloor.enrolment_http import enrolment_server
 from shopfloor.enrolment_office import Office
@@ -15,6 +14,7 @@ from wire.certificates import AGENT_DAYS
 from wire.errors import SettingsError
 from wire.issuing import CA_DAYS
 from wire.keys import read_enroller
+from wire.listening import address_of
 from wire.revocations import CRL, CRL_DAYS
 from wire.settings import host_problem
 from wire.topics import Topics

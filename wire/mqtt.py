@@ -46,7 +46,7 @@ from wire.files import check_secret
 from wire.handed_over import handed_over
 from wire.lanes import Lane
 from wire.pacing import BulkWindow, TokenBucket
-from wire.settings import Settings
+from wire.settings import Settings, resolve
 
 WINDOW = 16
 """Publishes without PUBACK at a time; mosquitto's default max_inflight_messages is 20."""
@@ -95,6 +95,16 @@ class BrokerSettings(Settings, frozen=True, kw_only=True):
     ca_file: str = ""
     cert_file: str = ""
     key_file: str = ""
+
+
+def with_full_paths(broker: BrokerSettings, config: Path) -> BrokerSettings:
+    """The table with its files as paths that hold anywhere; `config` is the file it stands in."""
+    files = {
+        name: str(resolve(config, value))
+        for name in ("password_file", "ca_file", "cert_file", "key_file")
+        if (value := getattr(broker, name))
+    }
+    return msgspec.structs.replace(broker, **files)
 
 
 class Received(msgspec.Struct, frozen=True):

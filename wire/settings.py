@@ -4,6 +4,7 @@ Unknown keys, wrong types and values out of range are refused with the dotted pa
 the line it stands on; a missing key is reported at its table.
 """
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -71,6 +72,12 @@ def settings_error(path: Path, key: str, reason: str) -> SettingsError:
         lines = {}
     line = lines.get(key) or lines.get(key.rpartition(".")[0])
     return SettingsError(str(path), line, key, reason)
+
+
+def resolve(config: Path, name: str) -> Path:
+    """A path named in the file `config`; systemd's `${CREDENTIALS_DIRECTORY}` is replaced."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY", "")
+    return config.parent / name.replace("${CREDENTIALS_DIRECTORY}", directory)
 
 
 def host_problem(host: str) -> str:

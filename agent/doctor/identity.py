@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.config import TrustTable, resolve
+from agent.config import TrustTable
 from agent.doctor.finding import Finding, ok, problem, skipped
 from agent.enrolled import read_enrolled
 from wire.errors import SettingsError
 from wire.messages import Credential
+from wire.settings import resolve
 from wire.signing import read_private_key
 from wire.trust import Trust
 

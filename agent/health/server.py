@@ -20,10 +20,11 @@ from typing import Any
 from agent.egress import Egress
 from agent.egress.categories import HEALTH
 from agent.health.board import Board
-from agent.health.settings import MetricsTable, address_of, is_loopback
+from agent.health.settings import MetricsTable
 from agent.small_server import ANSWER_S, SmallServer
 from wire.errors import one_line
 from wire.exposition import CONTENT_TYPE
+from wire.listening import address_of, is_loopback
 
 logger = logging.getLogger(__name__)
 

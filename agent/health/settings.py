@@ -1,11 +1,11 @@
 """The `[metrics]` table: where the agent says how it is, to machines."""
 
-import ipaddress
 from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
 
+from wire.listening import address_of, is_loopback
 from wire.settings import Settings
 
 Host = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
@@ -28,32 +28,6 @@ class MetricsTable(Settings, frozen=True, kw_only=True):
     allow_remote: bool = False
     hosts: Annotated[tuple[Host, ...], msgspec.Meta(max_length=32)] = ()
     channels: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 200
-
-
-def address_of(listen: str) -> tuple[str, int]:
-    """Host and port of `listen`.
-
-    Raises:
-      ValueError: it is not `address:port`.
-    """
-    host, separator, port = listen.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    number = int(port) if port.isascii() and port.isdecimal() and len(port) < 6 else -1
-    if not separator or not 0 <= number <= 65535:
-        raise ValueError(f"{listen!r} is not an address such as 127.0.0.1:9485")
-    if host != "localhost":
-        try:
-            ipaddress.ip_address(host)
-        except ValueError:
-            reason = f"{host!r} is not an IP address of this machine, such as 127.0.0.1 or [::1]"
-            raise ValueError(reason) from None
-    return host, number
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address of `address_of`."""
-    return host == "localhost" or ipaddress.ip_address(host).is_loopback
 
 
 def problems(table: MetricsTable) -> Iterator[tuple[str, str]]:

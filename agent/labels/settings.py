@@ -1,12 +1,12 @@
 """The `[labels]` table: answers that people, files or later events give to rows of the past."""
 
-import ipaddress
 from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
 
 from agent.sensors.source import ChannelSettings
+from wire.listening import address_of, is_loopback
 from wire.settings import Settings
 
 
@@ -50,18 +50,11 @@ def listen_address(text: str) -> tuple[str, int]:
     Raises:
       ValueError: it is no address of this machine alone.
     """
-    host, separator, port = text.rpartition(":")
-    number = int(port) if port.isdecimal() else -1
-    if not separator or not 0 <= number <= 65535:
-        raise ValueError(f"{text!r} is not an address such as 127.0.0.1:8485")
-    try:
-        is_loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        is_loopback = host == "localhost"
-    if not is_loopback:
+    host, port = address_of(text)
+    if not is_loopback(host):
         reason = "the form knows no users, so it listens on this machine alone (127.0.0.1); a "
         raise ValueError(f"{reason}reverse proxy that knows them can show it to others")
-    return host.strip("[]"), number
+    return host, port
 
 
 def problems(table: LabelsTable) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from agent.adopted import Adopted
 from agent.adoption import Adoption
-from agent.config import AgentSettings, read_agent_settings, resolve
+from agent.config import AgentSettings, read_agent_settings
 from agent.doctor.disk import open_for_reading
 from agent.enrolled import read_enrolled
 from agent.history import History
@@ -38,6 +38,7 @@ from agent.trust_command import as_owner
 from wire.charters import newest_trust
 from wire.database import DiskError
 from wire.errors import SettingsError, WireError
+from wire.settings import resolve
 from wire.signing import parse_public_key
 from wire.tensors import Params, read_params
 from wire.trust import Trust

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from agent.adoption import Adopted, Adoption
-from agent.config import AgentSettings, Identity, read_agent_settings, read_identity, resolve
+from agent.config import AgentSettings, Identity, read_agent_settings, read_identity
 from agent.connection import Connection
 from agent.delivery import Schedule
 from agent.history import History
@@ -37,6 +37,7 @@ from agent.reporting import Reporting
 from agent.status import Status
 from agent.turn import Turn
 from wire.codec import Counter
+from wire.settings import resolve
 from wire.signing import parse_public_key
 
 _WARM_UP = 10

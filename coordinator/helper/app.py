@@ -13,7 +13,6 @@ from pathlib import Path
 from coordinator.helper.config import (
     HelperSettings,
     Identity,
-    address_of,
     read_helper_settings,
     read_identity,
 )
@@ -25,6 +24,7 @@ from coordinator.helper.store import Store
 from coordinator.helper.web import serving
 from wire.database import lock_directory
 from wire.errors import SettingsError
+from wire.listening import own_address
 from wire.notify import notify, watchdog_interval_s
 from wire.settings import settings_error
 from wire.watchdog import keep_watch
@@ -102,7 +102,7 @@ class Helper:
         pages = {"/metrics": lambda: (200, self._metrics), "/healthz": self._health}
         listen = self._settings.metrics.listen
         try:
-            port = stack.enter_context(serving(address_of(listen), pages))
+            port = stack.enter_context(serving(own_address(listen), pages))
         except OSError as error:
             reason = f"can not listen on {listen}: {error.strerror}"
             raise settings_error(self._config, "metrics.listen", reason) from None

@@ -1,6 +1,5 @@
 """The helper's configuration: one strict TOML file (`configs/helper.toml` explains)."""
 
-import ipaddress
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +7,14 @@ from typing import Annotated
 
 import msgspec
 
-from coordinator.config import resolve
 from coordinator.helper.identity import OwnKeys, read_keys
 from wire.charters import KeptCharter
 from wire.codec import MAX_BYTES
 from wire.errors import MalformedError, SettingsError, WireError
 from wire.files import read_small
-from wire.mqtt import BrokerSettings
-from wire.settings import Settings, host_problem, read_settings, settings_error
+from wire.listening import own_address
+from wire.mqtt import BrokerSettings, with_full_paths
+from wire.settings import Settings, host_problem, read_settings, resolve, settings_error
 from wire.signing import parse_public_key
 from wire.topics import check_name
 from wire.trust import read_charter
@@ -93,13 +92,7 @@ def read_helper_settings(path: Path) -> HelperSettings:
     settings = read_settings(path, HelperSettings)
     for key, reason in problems(settings):
         raise settings_error(path, key, reason)
-    files = {
-        name: str(resolve(path, getattr(settings.broker, name)))
-        for name in ("password_file", "ca_file", "cert_file", "key_file")
-        if getattr(settings.broker, name)
-    }
-    broker = msgspec.structs.replace(settings.broker, **files)
-    return msgspec.structs.replace(settings, broker=broker)
+    return msgspec.structs.replace(settings, broker=with_full_paths(settings.broker, path))
 
 
 def problems(settings: HelperSettings) -> Iterator[tuple[str, str]]:
@@ -112,23 +105,9 @@ def problems(settings: HelperSettings) -> Iterator[tuple[str, str]]:
         yield "broker.host", problem
     if settings.metrics.listen:
         try:
-            address_of(settings.metrics.listen)
+            own_address(settings.metrics.listen)
         except ValueError as error:
             yield "metrics.listen", str(error)
-
-
-def address_of(listen: str) -> tuple[str, int]:
-    """Host and port of `metrics.listen`.
-
-    Raises:
-      ValueError: it is not a loopback address and a port.
-    """
-    host, _, port = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    is_number = port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65_535
-    if not is_number or not ipaddress.ip_address(host).is_loopback:
-        raise ValueError(f"{listen!r} is not a loopback address such as 127.0.0.1:9487")
-    return host, int(port)
 
 
 def read_identity(path: Path, settings: HelperSettings) -> Identity:

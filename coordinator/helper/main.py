@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 
 from coordinator.helper.app import run, status
-from coordinator.helper.config import read_helper_settings, read_identity
+from coordinator.helper.config import HelperSettings, read_helper_settings, read_identity
 from coordinator.helper.identity import differences, make_helper, own_keys
-from coordinator.helper.schema_command import add_schema
 from coordinator.helper.store import Store, make_store, refuse_existing
 from coordinator.recipient.commands import add_recipient
 from wire.codec import MAX_BYTES
 from wire.errors import SettingsError, WireError
 from wire.files import read_small
 from wire.logs import log_to_standard_error_or_journal
+from wire.schema_command import add_schema
 from wire.signing import parse_public_key
 from wire.trust import read_charter
 
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("config", type=Path, help="the helper's TOML file")
         sub.set_defaults(command=command)
     _add_check(commands)
-    add_schema(commands)
+    add_schema(commands, "helper", HelperSettings)
     add_recipient(commands)
     return parser
 

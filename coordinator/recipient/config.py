@@ -7,14 +7,13 @@ from typing import Annotated
 
 import msgspec
 
-from coordinator.config import resolve
 from coordinator.recipient.keys import OwnKeys, read_keys
 from wire.charters import KeptCharter
 from wire.codec import MAX_BYTES
 from wire.errors import MalformedError, SettingsError, WireError
 from wire.files import read_small
-from wire.mqtt import BrokerSettings
-from wire.settings import Settings, host_problem, read_settings, settings_error
+from wire.mqtt import BrokerSettings, with_full_paths
+from wire.settings import Settings, host_problem, read_settings, resolve, settings_error
 from wire.signing import parse_public_key
 from wire.topics import check_name
 from wire.trust import read_charter
@@ -83,13 +82,7 @@ def read_recipient_settings(path: Path) -> RecipientSettings:
     settings = read_settings(path, RecipientSettings)
     for key, reason in problems(settings):
         raise settings_error(path, key, reason)
-    files = {
-        name: str(resolve(path, getattr(settings.broker, name)))
-        for name in ("password_file", "ca_file", "cert_file", "key_file")
-        if getattr(settings.broker, name)
-    }
-    broker = msgspec.structs.replace(settings.broker, **files)
-    return msgspec.structs.replace(settings, broker=broker)
+    return msgspec.structs.replace(settings, broker=with_full_paths(settings.broker, path))
 
 
 def problems(settings: RecipientSettings) -> Iterator[tuple[str, str]]:

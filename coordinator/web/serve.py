@@ -6,12 +6,13 @@ from pathlib import Path
 
 import uvicorn
 
-from coordinator.config import CoordinatorSettings, resolve
+from coordinator.config import CoordinatorSettings
 from coordinator.reader import Reader, read_about
 from coordinator.web.actions import Actions
 from coordinator.web.app import create_app
 from coordinator.web.settings import WebSettings, is_loopback, read_token, split_address
 from coordinator.web.stream import EVERY_S
+from wire.settings import resolve
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,5 @@
 """The schemas that editors check configuration files by say what the programs say."""
 
-import argparse
 import copy
 import json
 import re
@@ -12,13 +11,13 @@ from typing import Annotated, Any
 import msgspec
 import pytest
 
-from agent import schema_command as of_agent
 from agent.config import AgentSettings
+from agent.main import main as agent_main
 from agent.sensors.source import ChannelSettings
-from coordinator import schema_command as of_coordinator
 from coordinator.config import CoordinatorSettings
-from coordinator.helper import schema_command as of_helper
 from coordinator.helper.config import HelperSettings
+from coordinator.helper.main import main as helper_main
+from coordinator.main import main as coordinator_main
 from tests.house.json_schema import violations
 from wire.settings import Settings
 from wire.settings_schema import DIALECT, key_words, settings_schema
@@ -51,37 +50,16 @@ def everything_an_agent_can_have() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("agent", of_agent.agent_schema),
-        ("coordinator", of_coordinator.coordinator_schema),
-        ("helper", of_helper.helper_schema),
-    ],
+    ("program", "main"),
+    [("agent", agent_main), ("coordinator", coordinator_main), ("helper", helper_main)],
 )
-def test_the_committed_schemas_are_what_the_settings_give_now(
-    name: str, text: Callable[[], str]
+def test_the_committed_schemas_are_what_the_programs_print_now(
+    program: str, main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    committed = (CONFIGS / "schema" / f"{name}.schema.json").read_text()
-    assert committed == text(), f"journeyman-{name} schema > configs/schema/{name}.schema.json"
-
-
-@pytest.mark.parametrize(
-    ("add_schema", "schema"),
-    [
-        (of_agent.add_schema, AGENT),
-        (of_coordinator.add_schema, COORDINATOR),
-        (of_helper.add_schema, HELPER),
-    ],
-    ids=["agent", "coordinator", "helper"],
-)
-def test_the_commands_print_the_schemas(
-    add_schema: Callable[[Any], None], schema: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    parser = argparse.ArgumentParser()
-    add_schema(parser.add_subparsers())
-    options = parser.parse_args(["schema"])
-    assert not options.command(options)
-    assert json.loads(capsys.readouterr().out) == schema
+    assert main(["schema"]) == 0
+    committed = (CONFIGS / "schema" / f"{program}.schema.json").read_text()
+    again = f"journeyman-{program} schema > configs/schema/{program}.schema.json"
+    assert committed == capsys.readouterr().out, again
 
 
 def test_the_documented_files_and_all_samples_are_what_the_schemas_allow() -> None:
