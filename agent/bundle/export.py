@@ -10,16 +10,19 @@ from typing import Literal
 
 from agent.bundle.tables import TableError
 from agent.bundle.trial_run import Columns, representative_inputs
+from agent.learning.choice import open_backend
 from agent.learning.export.onnx_export import export_onnx
+from agent.learning.export.representative import representative
 from agent.learning.export.tflite_export import export_tflite, export_tflite_int8
 from agent.learning.graph import read_graph
+from agent.learning.losses import Loss
 from wire.bundle import MODEL, Bundle
 from wire.tensors import Params
 
 Format = Literal["onnx", "tflite", "tflite-int8"]
 
 _MOST_ROWS = 1000
-"""Representative rows to calibrate by; some hundreds are enough for ranges."""
+"""Rows to calibrate by, at equal distances; the extremes of all come to them."""
 
 
 def export(
@@ -46,4 +49,6 @@ def export(
     if not data:
         raise TableError("tflite-int8 needs rows of the real signal to choose the integers' ranges")
     inputs = representative_inputs(bundle.manifest, data, columns)
-    return export_tflite_int8(graph, params, inputs[:: max(1, len(inputs) // _MOST_ROWS)])
+    outputs = open_backend(graph, Loss(bundle.manifest.loss)).infer(params, inputs)
+    chosen = representative(inputs, outputs, _MOST_ROWS)
+    return export_tflite_int8(graph, params, inputs[chosen])

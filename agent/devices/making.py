@@ -14,6 +14,7 @@ from agent.adopted import Adopted
 from agent.devices.exporting import exported
 from agent.devices.folding import LaterError, Scaling, folded, scaling_of
 from agent.devices.kept import Kept
+from agent.learning.export.representative import representative
 from agent.learning.personalise import GLOBAL
 from agent.model import Model, scores
 from agent.own_model import Serving
@@ -23,7 +24,7 @@ from wire.standards import Standard, write_standard
 from wire.tensors import Params, read_safetensors, write_params
 
 _MOST_ROWS = 512
-"""Representative rows; some hundreds are enough for ranges."""
+"""Representative rows at equal distances; the extremes of all come to them."""
 _LEAST_ROWS = 32
 _GOLDEN = 128
 """Rows that the gate computes; the device's self-test takes the first of them."""
@@ -65,7 +66,9 @@ async def made(adopted: Adopted, serving: Serving, channels: list[str], rows: Ro
     inputs = inputs if serving.kind == GLOBAL else serving.inputs(inputs)
     if len(inputs) < _LEAST_ROWS:
         raise LaterError(f"waiting for rows ({len(inputs)} of {_LEAST_ROWS})")
-    samples = scaling.samples(inputs[:: max(1, len(inputs) // _MOST_ROWS)])
+    samples = scaling.samples(inputs)
+    chosen = representative(samples, model.outputs(params, samples), _MOST_ROWS)
+    samples = samples[chosen]
     file = await exported(model.graph, params, samples)
     golden = samples[:: max(1, len(samples) // _GOLDEN)][:_GOLDEN]
     outputs = model.outputs(params, golden)
