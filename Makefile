@@ -26,7 +26,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	deb wheel check-deb check-arm64 check-packages bench-poc bench-training bench-cmapss bench-deeppcb \
 	bench-delivery bench-fanout bench-async bench-aggregate bench-robust bench-personal \
 	bench-bytes bench-contribution bench-ingest bench-serial bench-scores bench-footprint \
-	bench-bridge bench-firmware bench-secagg bench-attacks \
+	bench-bridge bench-firmware bench-runtimes bench-secagg bench-attacks \
 	bench-recommend
 
 help:  ## list these targets
@@ -102,6 +102,7 @@ acceptance: $(STAMP)  ## reduced benchmarks: correctness asserted, ratios printe
 	@$(VENV)/bin/python -m benchmarks.footprint --reduced
 	@$(VENV)/bin/python -m benchmarks.bridge_line --reduced
 	@$(VENV)/bin/python -m benchmarks.firmware --reduced
+	@$(VENV)/bin/python -m benchmarks.runtimes --reduced
 	@$(VENV)/bin/python -m benchmarks.mcu_demo --reduced
 
 bench-poc: $(STAMP)  ## the proof of concept on real data, ten seeds, beside Flower
@@ -190,6 +191,9 @@ bench-bridge: $(STAMP)  ## a bad microcontroller line: what gets through, its cl
 
 bench-firmware: $(STAMP)  ## code, RAM and instructions of a microcontroller; ten million inputs
 	@$(VENV)/bin/python -m benchmarks.firmware $(ARGS)
+
+bench-runtimes: $(STAMP)  ## each job's bundle on ONNX Runtime, numpy, LiteRT and a board; int8's loss
+	@$(VENV)/bin/python -m benchmarks.runtimes $(ARGS)
 
 lock: $(STAMP)  ## resolve pyproject.toml again (UPGRADE=1: newest versions of everything)
 	@$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

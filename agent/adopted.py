@@ -76,6 +76,12 @@ class Adopted:
     standard: Standard | None = None
 
     @property
+    def threshold(self) -> float:
+        """Score from which a row raises an alarm: what all sites' counts say, else the bundle's."""
+        learned = self.head.threshold
+        return self.model.manifest.threshold if learned is None else learned
+
+    @property
     def unready(self) -> str:
         """Why this is neither trained nor scored with yet; empty when it may be."""
         if self.standard is not None:

@@ -24,6 +24,7 @@ from agent.model import check_graph_fits
 from wire.bundle import GOLDEN, MODEL, WEIGHTS, write_bundle, write_draft
 from wire.errors import BundleError, SettingsError
 from wire.manifest import (
+    Alarm,
     Channel,
     Feature,
     Label,
@@ -59,6 +60,7 @@ class BundleSettings(Settings, frozen=True, kw_only=True):
     description: Text = ""
     loss: LossName = "binary_cross_entropy"
     threshold: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.5
+    alarm: Alarm | None = None
     tolerance: NonNegative = 1e-3
     standardise: Standardise = "given"
     channel: Annotated[tuple[Channel, ...], msgspec.Meta(min_length=1, max_length=256)]
@@ -176,6 +178,7 @@ def _manifest(path: Path, settings: BundleSettings) -> Manifest:
         split=settings.split,
         tensors=(),
         threshold=settings.threshold,
+        alarm=settings.alarm,
         tolerance=settings.tolerance,
         files={},
     )

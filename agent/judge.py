@@ -53,27 +53,38 @@ def judge(adopted: Adopted, held_out: Rows) -> Report | None:
         weights[head.candidate.content.digest] = adopted.candidate
     answers = examples.inputs if manifest.loss == "reconstruction" else examples.labels
     evaluations = tuple(
-        evaluation_of(manifest, digest, adopted.outputs(params, examples.inputs), answers)
+        evaluation_of(
+            manifest,
+            digest,
+            adopted.outputs(params, examples.inputs),
+            answers,
+            adopted.threshold,
+        )
         for digest, params in weights.items()
     )
     return Report(head=head.sequence, evaluations=evaluations)
 
 
 def evaluation_of(
-    manifest: Manifest, digest: bytes, outputs: NDArray[np.float32], answers: NDArray[Any]
+    manifest: Manifest,
+    digest: bytes,
+    outputs: NDArray[np.float32],
+    answers: NDArray[Any],
+    threshold: float,
 ) -> Evaluation:
     """Count what a model gave for held-out rows against what would have been right.
 
     Args:
-      manifest: of the bundle: loss, label and threshold.
+      manifest: of the bundle: loss and label.
       digest: SHA-256 of the weights.
       outputs: of the graph, float32 (N, ...): logits, or numbers in standardised units.
       answers: as training takes them: float32 (N, 1) of 0 and 1; int64 (N,) numbers of classes;
         float32 (N, 1) in standardised units; for reconstruction the inputs themselves.
+      threshold: in use, from which on a score of two classes is an alarm.
     """
     if manifest.loss == "binary_cross_entropy":
         scores = np.where(np.isfinite(outputs).reshape(-1), probabilities(outputs), np.nan)
-        return evaluate(digest, answers.reshape(-1) >= 0.5, scores, manifest.threshold)
+        return evaluate(digest, answers.reshape(-1) >= 0.5, scores, threshold)
     # What has no loss has no number either, and is counted as such.
     with np.errstate(over="ignore", invalid="ignore"):
         losses = example_losses(Loss(manifest.loss), outputs, answers)
@@ -81,5 +92,5 @@ def evaluation_of(
         return evaluate_classes(digest, answers, outputs, losses)
     label = manifest.label
     if manifest.loss not in REGRESSION or label is None:
-        return evaluate_reconstruction(digest, losses)
+        return evaluate_reconstruction(digest, losses, counts_errors=manifest.counts_errors)
     return evaluate_numbers(digest, in_unit(label, answers), in_unit(label, outputs), losses)

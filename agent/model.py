@@ -85,7 +85,7 @@ class Model:
         return scores(self.manifest, self.outputs(params, inputs), inputs)
 
     def alarms(self, scored: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which scores raise an alarm, bool (N,); a predicted number never does."""
+        """Which scores raise an alarm by the bundle alone, bool (N,); a predicted number never."""
         if self.manifest.loss in REGRESSION:
             return np.zeros(scored.shape, np.bool_)
         return scored >= self.manifest.threshold

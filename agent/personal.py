@@ -186,7 +186,7 @@ class Personal:
             model=serving.kind.model,
             normalisation=serving.kind.normalisation,
             reason=serving.reason[:_LONGEST_REASON],
-            evaluation=evaluation_of(manifest, serving.digest, outputs, answers),
+            evaluation=evaluation_of(manifest, serving.digest, outputs, answers, adopted.threshold),
         )
 
     # The task

@@ -1,7 +1,8 @@
 """What this site reports about itself, and when: judgements, its choice, its statistics.
 
 A report is idempotent and replaced by the next one, so it needs no outbox: everything is said once
-on each connection, and again when something about it is new.
+on each connection, and again when something about it is new: another head, another model in use,
+rows by which models are judged.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,10 @@ from agent.statistics import statistics_of
 from wire.messages import Report, Statistics
 
 AGAIN_S = 600.0
-"""Held-out rows grow while the head stays: drift is seen within twice this."""
+"""Rows change while the head stays: drift is seen within twice this."""
+GROWN_S, _GROWN = 30.0, 1.25
+"""Sooner where there are a quarter more rows than at the last report: a history from a thousand to
+a hundred thousand rows is judged 20 times more, and each judgement costs a gateway some seconds."""
 _NOTHING_S = 5.0
 """A site that had no rows to judge by may have some now, and others wait for its judgement."""
 
@@ -40,7 +44,9 @@ class Reporting:
     personal: Personal
     masked: MaskedFigures | None = None
     _told: _Subject | None = None
+    _told_rows: int = 0
     _again_s: float = 0.0
+    _grown_s: float = 0.0
 
     def begin(self) -> None:
         """A new connection: everything is new."""
@@ -61,11 +67,16 @@ class Reporting:
             self.personal.serving(adopted).reason,
             self._has_statistics(adopted),
         )
-        if subject == self._told and now_s < self._again_s:
+        rows = self.history.count
+        # Under masks one report about a subject is all that the helpers ever take.
+        has_grown = not is_masked and rows >= _GROWN * self._told_rows
+        due_s = min(self._again_s, self._grown_s) if has_grown else self._again_s
+        if subject == self._told and now_s < due_s:
             return None
         report = self._report(adopted, self._statistics(adopted, subject))
-        self._told = subject
+        self._told, self._told_rows = subject, rows
         self._again_s = now_s + (AGAIN_S if report is not None else _NOTHING_S)
+        self._grown_s = now_s + GROWN_S
         return report
 
     def _report(self, adopted: Adopted, statistics: Statistics | None) -> Report | None:

@@ -69,6 +69,7 @@ class Scoring:
             head.bundle.digest,
             head.serve.version,
             str(serving.kind),
+            adopted.threshold,
             "" if label is None else self._units[label],
         )
         uncertain = np.zeros(len(rows), np.bool_)

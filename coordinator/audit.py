@@ -244,7 +244,7 @@ class Audit:
         )
 
     def note_decision(self, version: int, lineage: int, verdict: Decided, reason: str) -> None:
-        """Record what became of a candidate, or a rollback."""
+        """Record what became of a candidate, a rollback, or a new threshold of alarms."""
         self.append(DecisionNoted(version, lineage, verdict, reason[:_LONGEST], _now()))
 
     def note_contributions(

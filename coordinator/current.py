@@ -34,10 +34,11 @@ from coordinator.publication import (
     recut,
     seal_head,
 )
-from coordinator.record import Judged, Pooled, Served
+from coordinator.record import Judged, Pooled, Served, Verdict
 from coordinator.server_optimizer import make_server_optimizer
 from coordinator.store import Saved, Store
 from coordinator.strategies.choice import make_strategy
+from coordinator.threshold import renewed, threshold_of, words_of
 from wire.chunks import describe, sha256
 from wire.evaluation import add
 from wire.figures import figure
@@ -170,10 +171,14 @@ class Current:
 
     @property
     def policy(self) -> Policy:
-        """The head's policy; while one site trains alone, only who is granted trains."""
-        if self.site_alone:
-            return msgspec.structs.replace(self.usual_policy, admission="granted")
-        return self.usual_policy
+        """The head's policy: the usual one, with the learning rate of the current version.
+
+        While one site trains alone, only who is granted trains.
+        """
+        first = self.usual_policy.learning_rate
+        rate = self.settings.schedule.rate(first, self.saved.version)
+        admission = "granted" if self.site_alone else self.usual_policy.admission
+        return msgspec.structs.replace(self.usual_policy, learning_rate=rate, admission=admission)
 
     @property
     def site_alone(self) -> str:
@@ -272,6 +277,10 @@ class Current:
         self._note_pooled(
             [each for each in self.saved.judged_refs if each not in saved.judged_refs]
         )
+        threshold, words = self._threshold(saved)
+        if words:
+            self.note_decision(saved.serve.version, saved.lineage, "alarm threshold", words)
+        saved = msgspec.structs.replace(saved, threshold=threshold)
         self.saved = saved  # the policy depends on the version
         audit = self.store.audit
         self._head, envelope = seal_head(
@@ -284,6 +293,38 @@ class Current:
         served = [served.digest for served in self.store.record.served()]
         named_now = [content.digest for content in self.saved.contents]
         self.store.keep_only(named_now, [*bases, *served])
+
+    @property
+    def is_threshold_new(self) -> bool:
+        """Whether the next head would say another threshold of alarms than this one."""
+        return bool(self._threshold(self.saved)[1])
+
+    def _threshold(self, saved: Saved) -> tuple[float | None, str]:
+        """From which score on rows raise an alarm under the next head, and in words if it is new.
+
+        What was known of the weights stays until the counts say otherwise by more than a bin.
+        """
+        alarm = self.identity.bundle.manifest.alarm
+        if alarm is None:
+            return None, ""
+        is_same = saved.serve.content.digest == self.saved.serve.content.digest
+        before = self.saved.threshold if is_same else None
+        reports = self.store.evaluations(saved.serve.content.digest)
+        enough = max(self.settings.gate.quorum, self.identity.trust.charter.k_min)
+        sites = len(sites_of(reports))
+        if sites < enough:
+            return before, ""
+        tally = add(reports[reporter] for reporter in sorted(reports))
+        found = renewed(before, threshold_of(tally, alarm), alarm)
+        if found is None or found == before:
+            return found, ""
+        return found, f"{words_of(found, tally, alarm)} of {sites} sites"
+
+    def note_decision(self, version: int, lineage: int, verdict: Verdict, reason: str) -> None:
+        """Note a decision for people, and in the audit log."""
+        logger.info("version %d %s: %s", version, verdict, reason)
+        self.store.record.decide(version, lineage, verdict, reason, time.time())
+        self.store.audit.note_decision(version, lineage, verdict, reason)
 
     def _note_pooled(self, replaced: list[tuple[Judged, VersionRef]]) -> None:
         """Note how what is named no more did over all sites, before its counts are dropped."""

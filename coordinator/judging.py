@@ -22,6 +22,9 @@ from wire.messages import Delta, VersionRef
 
 logger = logging.getLogger(__name__)
 
+_LOOK_S = 20.0
+"""Between two looks at the threshold while no head is published for another reason."""
+
 
 class Judging:
     """Decides about one federation's candidates.
@@ -35,6 +38,7 @@ class Judging:
         self._current = current
         self._gate = current.settings.gate
         self._candidate_since_s = now_s
+        self._looks_again_s = now_s
 
     def open(self, version: int, now_s: float) -> tuple[dict[str, object], list[Delta | None]]:
         """The candidate that comes with a version, where one is due: changes, and ways to it."""
@@ -53,6 +57,7 @@ class Judging:
         current, candidate = self._current, self._current.saved.candidate
         if candidate is None:
             self._propose_last(result, now_s)
+            self._look_at_threshold(result, now_s)
             return
         served = current.saved.serve
         verdict = decide(
@@ -178,9 +183,17 @@ class Judging:
             current.publish({"candidate": current.keep_version(saved.version, current.average)})
         result.head_moved = True
 
-    def _decide(self, version: int, verdict: Verdict, reason: str) -> None:
+    def _look_at_threshold(self, result: Result, now_s: float) -> None:
+        """Say the threshold of late reports: a candidate is promoted with a quorum's alone."""
         current = self._current
-        logger.info("version %d %s: %s", version, verdict, reason)
-        lineage = current.saved.lineage
-        current.store.record.decide(version, lineage, verdict, reason, time.time())
-        current.store.audit.note_decision(version, lineage, verdict, reason)
+        if now_s < self._looks_again_s or current.saved.candidate is not None:
+            return
+        self._looks_again_s = now_s + _LOOK_S
+        if not current.is_threshold_new:
+            return
+        with current.step():
+            current.publish({})
+        result.head_moved = True
+
+    def _decide(self, version: int, verdict: Verdict, reason: str) -> None:
+        self._current.note_decision(version, self._current.saved.lineage, verdict, reason)

@@ -87,13 +87,14 @@ class Observing:
         named = saved.judged_refs
         digests = {ref.content.digest for _, ref in named}
         fitting = [item for item in report.evaluations if item.digest in digests]
-        self._store.keep_evaluations(reporter.name, fitting)
         for evaluation in fitting:
             for model, ref in named:
                 if ref.content.digest == evaluation.digest:
                     self._note(reporter, ref.version, model, evaluation)
             if evaluation.digest == saved.serve.content.digest:
                 self._look_for_drift(reporter, evaluation)
+        # Only now: the newest may become what the next ones are compared with.
+        self._store.keep_evaluations(reporter.name, fitting)
         if report.choice is not None:
             self._note_choice(reporter, report.choice, saved.serve.version)
         if report.statistics is not None and saved.statistics is None:

@@ -103,6 +103,7 @@ def seal_head(
         training=training,
         recovery=saved.recovery,
         log=log,
+        threshold=saved.threshold,
     )
     envelope = seal(
         head,

@@ -51,7 +51,9 @@ CREATE TABLE IF NOT EXISTS accounting (
   one INTEGER PRIMARY KEY CHECK (one = 1), version INTEGER NOT NULL, body BLOB NOT NULL
 ) STRICT;
 """
-Verdict = Literal["promoted", "kept back", "no quorum", "abandoned", "rolled back"]
+Verdict = Literal[
+    "promoted", "kept back", "no quorum", "abandoned", "rolled back", "alarm threshold"
+]
 Judged = Literal["train", "candidate", "serve", "chosen"]
 _LINK_EVENTS = 20_000
 _QUALITY_VERSIONS = 2_000
@@ -101,7 +103,7 @@ class Record:
         self._db = database
 
     def decide(self, version: int, lineage: int, verdict: Verdict, reason: str, at: float) -> None:
-        """Note what became of a candidate, or a rollback."""
+        """Note what became of a candidate, a rollback, or a new threshold of alarms."""
         self._db.execute(
             "INSERT INTO decisions (version, lineage, verdict, reason, at) VALUES (?, ?, ?, ?, ?)",
             (version, lineage, verdict, reason, at),

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from coordinator.aggregate import Buffer, Member, empty, settled
 from coordinator.audit import AUDIT_SCHEMA, Audit
-from coordinator.drift import is_baseline
+from coordinator.drift import is_baseline_for
 from coordinator.marks import MARKS_SCHEMA, Marks
 from coordinator.record import RECORD_SCHEMA, Judged, Record
 from coordinator.revocations import REVOCATION_SCHEMA, Revocations
@@ -135,6 +135,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
       radius: the adaptive clipping radius.
       statistics: of the features over all sites, once there are enough.
       recovery: of the charter under which the lineage began.
+      threshold: of alarms with what is served, where the sites' counts say one.
     """
 
     version: int
@@ -152,6 +153,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     radius: float = 0.0
     statistics: Content | None = None
     recovery: int = 0
+    threshold: float | None = None
 
     @property
     def judged_refs(self) -> list[tuple[Judged, VersionRef]]:
@@ -635,12 +637,14 @@ class Store:
     def keep_evaluations(self, agent: str, evaluations: Iterable[Evaluation]) -> None:
         """Remember a site's newest judgements, inside a transaction.
 
-        The first one stays what drift is told by, once it has rows enough for that.
+        The first one stays what drift is told by, once it has rows enough for that
+        (`coordinator/drift.py`).
         """
         for evaluation in evaluations:
             body = msgspec.msgpack.encode(evaluation)
             first = self.first_evaluation(evaluation.digest, agent)
-            baseline = body if first is None or not is_baseline(first) else None
+            stays = first is not None and is_baseline_for(first, evaluation)
+            baseline = None if stays else body
             self._db.execute(
                 "INSERT INTO evaluations VALUES (:digest, :agent, :body, :body) ON CONFLICT"
                 " (digest, agent) DO UPDATE SET body = :body, first = coalesce(:baseline, first)",

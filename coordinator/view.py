@@ -245,6 +245,7 @@ class View:
       number: grows whenever the file was read again.
       read_at, read_s: wall clock, and seconds that reading took.
       version: newest version; None before the coordinator ran for the first time.
+      threshold: score from which rows raise alarms with what is served; None: the bundle's.
       is_cohort_only: figures of single sites are left out, because of `About.k_min`.
       choices: how many agents serve which model, (model, normalisation, agents).
       agents, sites: the first of them by name; `agent_count`, `site_count` say how many there are.
@@ -264,6 +265,7 @@ class View:
     lineage: int
     head: int
     serve: int | None
+    threshold: float | None
     candidate: int | None
     quality: Quality
     is_cohort_only: bool

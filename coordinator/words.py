@@ -102,8 +102,9 @@ def headline(view: View) -> str:
         if point
         else ""
     )
+    alarms = "" if view.threshold is None else f", alarms from {view.threshold:.4g}"
     training = "training goes on" if view.training == "open" else "training is closed"
-    return f"Version {view.serve} is served{quality}; {training} at version {view.version}."
+    return f"Version {view.serve} is served{quality}{alarms}; {training} at version {view.version}."
 
 
 def verdict(decision: Decision) -> str:

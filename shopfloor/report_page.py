@@ -4,7 +4,6 @@ Responsible for the page's tables, figures and captions.  Refuses scripts and an
 Invariant: every word that comes from outside the program is escaped.
 """
 
-from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -16,9 +15,9 @@ from shopfloor.comparison import (
     compare_sites,
     direction,
 )
+from shopfloor.page_parts import bar_table, figure_html, table_html, update_table
 from shopfloor.record import (
     RunRecord,
-    UpdateCounts,
     bytes_crossed,
     final_baseline,
     served_quality,
@@ -32,17 +31,6 @@ from shopfloor.report_words import (
     secured_words,
     site_words,
 )
-
-OUTCOMES = {
-    "produced": "trained by an agent and written to its outbox",
-    "folded": "became part of a version, exactly once",
-    "refused": "the coordinator checked it and said no, with a reason",
-    "void": "can no longer be used, through no fault of the site",
-    "dropped": "the outbox was full; the coordinator was told",
-    "lost": "no outcome at the end of the run; must be 0",
-    "duplicates": "copies that came again after a cut, recognized and not counted twice",
-}
-"""What each field of `UpdateCounts` means, in the order of the table."""
 
 
 def report_html(record: RunRecord) -> str:
@@ -70,7 +58,7 @@ def report_html(record: RunRecord) -> str:
         bars=_bars(record),
         events=_events(record),
         balance=escape(accounting(record.updates)),
-        update_table=_update_table(record.updates),
+        update_table=update_table(record.updates),
         traffic_table=_traffic_table(record),
         base_rate=f"{failures / held_out:.2f}" if held_out else "unknown",
         held_out=f"{held_out:,}",
@@ -147,7 +135,7 @@ def _site_table(record: RunRecord, metric: Metric) -> str:
             sum(site.held_out_failures for site in record.sites),
         )
     )
-    return _table(
+    return table_html(
         f"{'PR-AUC' if metric == 'pr_auc' else 'ROC-AUC'} on held-out rows",
         ("judged on", "own data only", "federated", "pooled", "federated &minus; own", "rows"),
         rows,
@@ -168,15 +156,8 @@ def _bars(record: RunRecord) -> str:
     models = [(f"{site} alone", "own", model.pr_auc) for site, model in last.local.items()]
     models.append(("Federated", "federated", served_quality(record).pr_auc))
     models.append(("Pooled", "pooled", last.pooled.pr_auc))
-    rows = "\n".join(
-        f'<tr><th>{escape(name)}</th><td>{value:.2f}</td><td class="bar">'
-        f'<i class="{kind}" style="width:{value:.1%}"></i></td></tr>'
-        for name, kind, value in models
-    )
-    return (
-        '<table class="bars"><caption>PR-AUC of each model on all sites&rsquo; held-out rows'
-        f"</caption><tbody>{rows}</tbody></table>"
-    )
+    rows = [(name, kind, value, f"{value:.2f}") for name, kind, value in models]
+    return bar_table("PR-AUC of each model on all sites&rsquo; held-out rows", rows)
 
 
 def _plots(record: RunRecord) -> dict[str, str]:
@@ -186,20 +167,20 @@ def _plots(record: RunRecord) -> dict[str, str]:
     lines = compare_sites(record)
     plots = draw_plots(record)
     quality = [
-        _figure(svg, f"Site {line.site}, its own rows", _gain_words(line.gain))
+        figure_html(svg, f"Site {line.site}, its own rows", _gain_words(line.gain))
         for line, svg in zip(lines, plots.per_site, strict=True)
     ]
     words = "Alone, a model has never seen the other sites&rsquo; machines."
-    quality.append(_figure(plots.all_sites, "All sites together", words))
+    quality.append(figure_html(plots.all_sites, "All sites together", words))
     return {
         "quality_plots": "\n".join(quality),
-        "timeline_plot": _figure(
+        "timeline_plot": figure_html(
             plots.timeline,
             "Outages and versions",
             "Line: link up. Block: link down. Tick: a version that the sites judged.",
             wide=True,
         ),
-        "traffic_plot": _figure(
+        "traffic_plot": figure_html(
             plots.traffic,
             "Bytes sent",
             "All TCP payload bytes from each site, counted in its link proxy, protocol overhead "
@@ -217,14 +198,6 @@ def _gain_words(gain: float | None) -> str:
     return f"Own data only to federated: {_signed(gain)}."
 
 
-def _figure(svg: str, title: str, words: str, *, wide: bool = False) -> str:
-    kind = ' class="wide"' if wide else ""
-    return (
-        f"<figure{kind}><figcaption><h3>{escape(title)}</h3>{words}</figcaption>\n"
-        f"<div>{svg}</div></figure>"
-    )
-
-
 def _events(record: RunRecord) -> str:
     if not record.events:
         return ""
@@ -233,14 +206,6 @@ def _events(record: RunRecord) -> str:
         for event in record.events
     )
     return f'<ul class="events sheet">{items}</ul>'
-
-
-def _update_table(updates: UpdateCounts) -> str:
-    rows = [
-        f"<tr><th>{name}</th><td>{getattr(updates, name):,}</td><td>{words}</td></tr>"
-        for name, words in OUTCOMES.items()
-    ]
-    return _table("Updates", ("outcome", "updates", "meaning"), rows)
 
 
 def _traffic_table(record: RunRecord) -> str:
@@ -255,15 +220,7 @@ def _traffic_table(record: RunRecord) -> str:
         for site in record.sites
     ]
     columns = ("site", "rows learned from", "updates", "mean staleness", "link down", "sent")
-    return _table(f"Sites; {bytes_words(record.bytes_per_update)} per update", columns, rows)
-
-
-def _table(caption: str, columns: Sequence[str], rows: Sequence[str]) -> str:
-    heads = "".join(f'<th scope="col">{column}</th>' for column in columns)
-    return (
-        f"<table><caption>{escape(caption)}</caption><thead><tr>{heads}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table>"
-    )
+    return table_html(f"Sites; {bytes_words(record.bytes_per_update)} per update", columns, rows)
 
 
 def _number(value: float | None) -> str:

@@ -46,7 +46,7 @@ def verdict(record: RunRecord) -> str:
 def headline(record: RunRecord) -> str:
     """Which sites learning together helped and which not; loudly, if updates were lost."""
     found = _helped(compare_sites(record))
-    return f"{found}. {_lost(record.updates)}." if record.updates.lost else f"{found}."
+    return f"{found}. {lost_words(record.updates)}." if record.updates.lost else f"{found}."
 
 
 def overall_words(record: RunRecord) -> str:
@@ -82,7 +82,7 @@ def caution(record: RunRecord) -> str:
     if not rough:
         return ""
     return (
-        f"Few failures to judge by among the held-out rows of {_listed(rough)}: "
+        f"Few failures to judge by among the held-out rows of {listed(rough)}: "
         "read their own figures as rough."
     )
 
@@ -98,7 +98,7 @@ def accounting(updates: UpdateCounts) -> str:
     if updates.on_the_way:
         balance = f"The counts do not add up, off by {updates.on_the_way}: {balance}"
     copies = f"{updates.duplicates} duplicate{' was' if updates.duplicates == 1 else 's were'}"
-    return f"{balance}. {_lost(updates)}; {copies} recognized and dropped."
+    return f"{balance}. {lost_words(updates)}; {copies} recognized and dropped."
 
 
 def secured_words(record: RunRecord) -> str:
@@ -148,7 +148,7 @@ def _helped(lines: Sequence[Comparison]) -> str:
     )
     unjudged = [line.site for line in lines if line.gain is None]
     others = [
-        f"{_listed(sites)} {did}"
+        f"{listed(sites)} {did}"
         for sites, did in (
             (equal, "did as well alone"),
             (worse, "did better alone"),
@@ -159,15 +159,17 @@ def _helped(lines: Sequence[Comparison]) -> str:
     if not others:
         return f"Learning together helped {'every site' if len(lines) > 1 else helped[0]}"
     if not helped:
-        return f"Learning together helped no site; {_listed(others)}"
-    return f"Learning together helped {_listed(helped)}, but {_listed(others)}"
+        return f"Learning together helped no site; {listed(others)}"
+    return f"Learning together helped {listed(helped)}, but {listed(others)}"
 
 
-def _lost(updates: UpdateCounts) -> str:
+def lost_words(updates: UpdateCounts) -> str:
+    """Whether updates were lost, loudly if so; without a full stop."""
     if updates.lost == 0:
         return "No update was lost"
     return "1 update was LOST" if updates.lost == 1 else f"{updates.lost} updates were LOST"
 
 
-def _listed(words: Sequence[str]) -> str:
+def listed(words: Sequence[str]) -> str:
+    """One word or more as `a, b and c`."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

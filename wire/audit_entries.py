@@ -36,7 +36,9 @@ Helper = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 InitialSource = Literal["bundle", "random", "file", "site"]
 FirstStatus = Literal["committed", "refused", "dropped"]
 LastStatus = Literal["folded", "refused", "void"]
-Decided = Literal["promoted", "kept back", "no quorum", "abandoned", "rolled back"]
+Decided = Literal[
+    "promoted", "kept back", "no quorum", "abandoned", "rolled back", "alarm threshold"
+]
 
 
 class Charge(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -207,7 +209,7 @@ class ManifestNoted(
 class DecisionNoted(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="decision.1"
 ):
-    """What became of a candidate, or a rollback."""
+    """What became of a candidate, a rollback, or from which score on what is served alarms."""
 
     version: Count
     lineage: Count

@@ -1,7 +1,8 @@
 """Quality of a model from counts that add across sites: what one site counts on its own rows.
 
 A site reports, for equal bins of the score, how many positive and negative held-out rows fell into
-each; for more classes a confusion matrix; for numbers and reconstruction sums of errors.  The sum
+each; for more classes a confusion matrix; for numbers and reconstruction sums of errors, and for a
+threshold by a share of rows also how many fell into each bin of the error.  The sum
 over sites (`wire/tally.py`) gives the figures (`wire/figures.py`) of the pooled rows; no row and no
 score leaves the site.
 
@@ -10,11 +11,12 @@ and the loss of such an evaluation is `OVERFLOW`.
 """
 
 import math
-from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from wire.bins import error_bins, log_shares, score_bins
 from wire.figures import pr_auc, roc_auc
 from wire.messages import BINS, Errors, Evaluation
 from wire.tally import OVERFLOW, add
@@ -30,9 +32,6 @@ __all__ = [
     "pr_auc",
     "roc_auc",
 ]
-
-_LEAST: Final = 1e-9
-"""Scores are taken as no nearer to 0 and 1, so that a row's loss is 20.7 at most."""
 
 
 def evaluate(
@@ -52,11 +51,8 @@ def evaluate(
     given = np.asarray(scores, np.float64)
     is_number = np.isfinite(given)
     given = np.where(is_number, given, ~labels)
-    # Rare failures score low, so bins are equal in the logit, not in the score.
-    # float64, because 1 - 1e-9 is 1 in float32.
-    inside = np.clip(given, _LEAST, 1 - _LEAST)
-    for_failure, for_none = np.log(inside), np.log1p(-inside)
-    bins = np.clip((for_failure - for_none + 10.0) * (BINS / 20.0), 0, BINS - 1).astype(np.int64)
+    for_failure, for_none = log_shares(given)
+    bins = score_bins(for_failure - for_none)
     counts = [np.bincount(bins[labels == side], minlength=BINS) for side in (True, False)]
     positives, negatives = (tuple(int(count) for count in side) for side in counts)
     is_alarm = given >= threshold
@@ -112,7 +108,9 @@ def evaluate_numbers(
     return _numbers(digest, labels, predictions - labels, losses)
 
 
-def evaluate_reconstruction(digest: bytes, losses: NDArray[np.float64]) -> Evaluation:
+def evaluate_reconstruction(
+    digest: bytes, losses: NDArray[np.float64], *, counts_errors: bool = False
+) -> Evaluation:
     """Sum up how badly inputs were rebuilt.
 
     A row's squared error takes the place of an error, and its label is 0: so the sums also say how
@@ -121,8 +119,13 @@ def evaluate_reconstruction(digest: bytes, losses: NDArray[np.float64]) -> Evalu
     Args:
       digest: SHA-256 of the weights that rebuilt them.
       losses: mean squared error of each row, float64 (N,).
+      counts_errors: whether rows are also counted by error (`Manifest.counts_errors`).
     """
-    return _numbers(digest, np.zeros(len(losses)), losses, losses)
+    summed = _numbers(digest, np.zeros(len(losses)), losses, losses)
+    if not counts_errors:
+        return summed
+    counts = np.bincount(error_bins(losses), minlength=BINS)
+    return msgspec.structs.replace(summed, rows_by_error=tuple(int(count) for count in counts))
 
 
 def _numbers(

@@ -46,6 +46,8 @@ WORDS: Final[Mapping[Metric, str]] = {
 LOWER_IS_BETTER: Final = frozenset({"rmse", "mae", "calibration", "loss"})
 RELATIVE: Final = frozenset({"rmse", "mae", "loss"})
 """Figures with a unit: a difference means something only against their size."""
+_LEAST_SPREAD = 1e-200
+"""Sums of squares that are smaller make no number of what is divided by them."""
 _GROUPS = 15
 """Of the calibration error, as Guo et al. (arXiv:1706.04599) have."""
 
@@ -144,8 +146,9 @@ def _r2(tally: Tally) -> float | None:
     if sums is None:
         return None
     spread = sums.label_squared - sums.label**2 / sums.rows
-    # What is left of two equal numbers after rounding is no variance.
-    return None if spread <= 1e-12 * sums.label_squared else 1.0 - sums.squared / spread
+    # What is left of two equal numbers after rounding is no variance, nor is what would overflow.
+    least = max(1e-12 * sums.label_squared, _LEAST_SPREAD)
+    return None if spread <= least else 1.0 - sums.squared / spread
 
 
 def _calibration(tally: Tally) -> float | None:

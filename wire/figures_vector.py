@@ -3,6 +3,7 @@
     evaluation of two classes    positives (256), negatives (256), alarms (2)
     of more classes              confusion matrix (C x C), row by row
     of numbers, reconstruction   rows, then error, absolute, squared, label, label_squared
+    of a bundle with alarm.share rows, rows by error (256), then the same
     and each                     loss, then 1 where an output was no number (its loss counts as 0)
     statistics                   count, then sums, then squares
 
@@ -37,15 +38,21 @@ def subject_of(digests: Sequence[bytes]) -> bytes:
     return sha256(b"".join(digests))
 
 
-def evaluation_length(kind: Kind, classes: int) -> int:
-    """Integers for the evaluation of one model."""
+def evaluation_length(kind: Kind, classes: int, *, counts_errors: bool = False) -> int:
+    """Integers for the evaluation of one model.
+
+    Args:
+      kind: of the bundle's task.
+      classes: of the bundle; 0 for numbers.
+      counts_errors: whether the bundle asks for rows by error (`Manifest.counts_errors`).
+    """
     match kind:
         case "binary":
             own = 2 * BINS + 2
         case "classes":
             own = classes * classes
         case _:
-            own = 1 + 2 * len(_ERRORS)
+            own = 1 + BINS * counts_errors + 2 * len(_ERRORS)
     return own + 3
 
 
@@ -55,7 +62,13 @@ def encode_evaluations(evaluations: Sequence[Evaluation]) -> NDArray[np.int64]:
 
 
 def decode_evaluations(
-    vector: NDArray[np.int64], digests: Sequence[bytes], kind: Kind, classes: int, sites: int
+    vector: NDArray[np.int64],
+    digests: Sequence[bytes],
+    kind: Kind,
+    classes: int,
+    sites: int,
+    *,
+    counts_errors: bool = False,
 ) -> list[Evaluation]:
     """Read the sum of evaluations.
 
@@ -65,11 +78,12 @@ def decode_evaluations(
       kind: of the bundle's task.
       classes: of the bundle; 0 for numbers.
       sites: how many reported: where most of them got outputs that are no numbers, so did all.
+      counts_errors: as for `evaluation_length`.
 
     Raises:
       MalformedError: another length, or a negative count.
     """
-    length = evaluation_length(kind, classes)
+    length = evaluation_length(kind, classes, counts_errors=counts_errors)
     if len(vector) != length * len(digests):
         raise MalformedError(f"{len(vector)} integers, expected {length * len(digests)}")
     return [
@@ -104,7 +118,7 @@ def _encoded(evaluation: Evaluation) -> NDArray[np.int64]:
         counts += evaluation.alarms
     numbers: list[float] = []
     if evaluation.errors is not None:
-        counts = [evaluation.errors.rows]
+        counts = [evaluation.errors.rows, *evaluation.rows_by_error]
         numbers = [getattr(evaluation.errors, name) for name in _ERRORS]
     numbers.append(evaluation.loss if is_number else 0.0)
     parts = (np.array(counts, np.int64), _two_each(np.array(numbers)), np.array([not is_number]))
@@ -121,7 +135,8 @@ def _decoded(vector: NDArray[np.int64], digest: bytes, kind: Kind, sites: int) -
     loss = OVERFLOW if 2 * overflowed > sites else min(max(numbers[-1], 0.0), OVERFLOW)
     if tail > 3:
         sums = dict(zip(_ERRORS, numbers, strict=False))
-        return Evaluation(digest=digest, errors=Errors(rows=counts[0], **sums), loss=loss)
+        errors = Errors(rows=counts[0], **sums)
+        return Evaluation(digest=digest, errors=errors, rows_by_error=tuple(counts[1:]), loss=loss)
     if kind == "classes":
         return Evaluation(digest=digest, confusion=tuple(counts), loss=loss)
     return Evaluation(

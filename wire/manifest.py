@@ -189,6 +189,22 @@ class Split(Part, frozen=True, kw_only=True):
     by: Literal["group", "time"] = "time"
 
 
+class Alarm(Part, frozen=True, kw_only=True):
+    """By what the threshold is found that all sites' counts of held-out rows say.
+
+    Either by cost, for two classes, or by a share, for reconstruction.
+
+    Attributes:
+      missed_cost: of a failure without an alarm, in the unit of `false_cost`.
+      false_cost: of an alarm without a failure.
+      share: of all rows, so many raise an alarm.
+    """
+
+    missed_cost: Deviation | None = None
+    false_cost: Deviation = 1.0
+    share: Share | None = None
+
+
 class Tensor(Part, frozen=True, kw_only=True):
     """One tensor of the model.
 
@@ -215,7 +231,8 @@ class Manifest(Part, frozen=True, kw_only=True):
       recipe: how the author would train.
       split: how the author would hold rows out.
       tensors: order and shapes of the model's tensors; the flat vector is the shared ones'.
-      threshold: score from which a row raises an alarm.
+      threshold: score from which a row raises an alarm, until a head says another.
+      alarm: by what a head's threshold is found; None: there is none but `threshold`.
       tolerance: largest relative difference of a runtime from the golden vectors.
       agreement: SHA-256 of the agreement text that the charter names too.
       files: SHA-256 of every file.
@@ -234,9 +251,15 @@ class Manifest(Part, frozen=True, kw_only=True):
     split: Split = Split()
     tensors: Annotated[tuple[Tensor, ...], msgspec.Meta(min_length=1, max_length=1024)]
     threshold: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.5
+    alarm: Alarm | None = None
     tolerance: NonNegative = 1e-3
     agreement: Digest = bytes(32)
     files: Annotated[dict[str, Digest], msgspec.Meta(max_length=8)]
+
+    @property
+    def counts_errors(self) -> bool:
+        """Whether evaluations count rows by error."""
+        return self.alarm is not None and self.alarm.share is not None
 
     @property
     def shapes(self) -> list[tuple[str, tuple[int, ...]]]:
@@ -393,6 +416,7 @@ def _problems(manifest: Manifest) -> Iterator[str]:
     if manifest.tensors and all(tensor.local for tensor in manifest.tensors):
         yield "all tensors are local, so there is nothing to learn together"
     yield from _label_problems(manifest, names)
+    yield from _alarm_problems(manifest.alarm, manifest.loss)
     if manifest.recipe.patience and manifest.recipe.average_tail:
         yield "recipe: patience and average_tail exclude each other"
     yield from _weight_problems(manifest)
@@ -426,6 +450,19 @@ def _number_problems(label: Label, loss: str) -> Iterator[str]:
         yield f"loss {loss} learns a number, label.classes names classes"
     if label.lowest is not None and label.highest is not None and label.lowest >= label.highest:
         yield f"label.lowest {label.lowest:g} is not below label.highest {label.highest:g}"
+
+
+def _alarm_problems(alarm: Alarm | None, loss: str) -> Iterator[str]:
+    if alarm is None:
+        return
+    if (alarm.missed_cost is None) == (alarm.share is None):
+        yield "alarm: give either missed_cost, for two classes, or share, for reconstruction"
+    if alarm.missed_cost is not None and loss != "binary_cross_entropy":
+        yield f"alarm.missed_cost is for loss binary_cross_entropy, not {loss}"
+    if alarm.share is not None and loss != "reconstruction":
+        yield f"alarm.share is for loss reconstruction, not {loss}"
+    if alarm.share is not None and alarm.false_cost != 1.0:
+        yield "alarm.false_cost says nothing where share does"
 
 
 def _weight_problems(manifest: Manifest) -> Iterator[str]:

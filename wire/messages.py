@@ -341,6 +341,8 @@ class Head(Message, frozen=True, kw_only=True):
       recovery: the charter's; heads are ordered by (recovery, sequence), so that a coordinator that
         lost its newest decisions can be followed again, and only when the root says so.
       log: the audit log as it was before this head was recorded in it.
+      threshold: score from which a row raises an alarm while this is served, as the sites' counts
+        say by the bundle's `alarm`; None: the bundle's own `threshold`.
     """
 
     sequence: Positive
@@ -355,6 +357,7 @@ class Head(Message, frozen=True, kw_only=True):
     training: Literal["open", "closed"] = "open"
     recovery: Count = 0
     log: TreeHead | None = None
+    threshold: NonNegative | None = None
 
 
 class Errors(Message, frozen=True, kw_only=True):
@@ -384,10 +387,12 @@ class Evaluation(Message, frozen=True, kw_only=True):
     Attributes:
       digest: SHA-256 of the weights' safetensors file.
       positives, negatives: rows per bin, equal bins of the score's logit in [-10, 10].
-      alarms: rows at or above the bundle's threshold: true ones, false ones.
+      alarms: rows at or above the threshold in use, the head's or the bundle's: true, false ones.
       confusion: classes x classes counts, row by row: a row for each true class.
       loss: sum of the rows' losses, without class weights.
       errors: of numbers.
+      rows_by_error: rows per bin of their error (`wire/bins.py`), beside errors and of the same
+        rows, where a bundle of reconstruction sets its threshold by a share of them.
     """
 
     digest: Digest
@@ -397,6 +402,7 @@ class Evaluation(Message, frozen=True, kw_only=True):
     confusion: Annotated[tuple[Rows, ...], msgspec.Meta(max_length=MAX_CLASSES**2)] = ()
     loss: Sum = 0.0
     errors: Errors | None = None
+    rows_by_error: Annotated[tuple[Rows, ...], msgspec.Meta(max_length=BINS)] = ()
 
 
 class Choice(Message, frozen=True, kw_only=True):

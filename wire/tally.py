@@ -11,7 +11,8 @@ Four kinds of task fill three parts of an evaluation:
     binary           bins of the score, and the alarms at the bundle's threshold
     classes          the confusion matrix
     numbers          errors in the label's unit
-    reconstruction   errors in which a row's squared error stands as its error, and its label is 0
+    reconstruction   errors in which a row's squared error stands as its error, and its label is 0;
+                     for a threshold by a share of rows, besides, rows per bin of the error
 """
 
 import math
@@ -22,6 +23,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from wire.bins import error_border
 from wire.errors import MalformedError
 from wire.manifest import REGRESSION, Manifest
 from wire.messages import BINS, MAX_CLASSES, Errors, Evaluation
@@ -30,6 +32,11 @@ OVERFLOW: Final = 1e24
 """A loss this large, the largest of a report, says: the model gave numbers that are none."""
 _ROUNDING: Final = 1.0 + 1e-6
 """Sums of float64 in another order differ by less."""
+
+_CUT: Final = 1e-5
+"""Sums under masks lack less: 2**-30 for each of up to 4,096 reports."""
+_CLIPPED: Final = 2.0**70 * (1.0 - 1e-9)
+"""From here on a sum under masks may have been clipped (`wire/figures_vector.py`)."""
 
 Kind = Literal["binary", "classes", "numbers", "reconstruction"]
 
@@ -48,10 +55,11 @@ class Tally:
 
     Attributes:
       positives, negatives: rows per bin of the score, int64 (BINS,).
-      alarms: rows at or above the bundle's threshold: true ones, false ones.
+      alarms: rows at or above the threshold in use: true ones, false ones.
       confusion: rows by true class (axis 0) and by predicted class (axis 1), int64 (C, C).
       errors: sums over predictions of numbers.
       loss: sum of the rows' losses.
+      by_error: rows per bin of their error, int64 (BINS,), where the bundle asks for them.
     """
 
     positives: NDArray[np.int64] = field(default_factory=_no_bins)
@@ -60,6 +68,7 @@ class Tally:
     confusion: NDArray[np.int64] = field(default_factory=_no_matrix)
     errors: Errors | None = None
     loss: float = 0.0
+    by_error: NDArray[np.int64] = field(default_factory=_no_bins)
 
     @property
     def kind(self) -> Kind | None:
@@ -113,6 +122,7 @@ class Tally:
             else (self if is_matrix_here else other).confusion,
             _sum_of_errors(self.errors, other.errors),
             self.loss + other.loss,
+            self.by_error + other.by_error,
         )
 
 
@@ -127,6 +137,7 @@ def tally_of(evaluation: Evaluation) -> Tally:
         confusion.reshape(classes, classes),
         evaluation.errors,
         evaluation.loss,
+        np.array(evaluation.rows_by_error or _no_bins(), np.int64),
     )
 
 
@@ -181,6 +192,10 @@ def _problems(evaluation: Evaluation) -> Iterator[str]:
         yield f"alarms {evaluation.alarms} on {positives} positive and {negatives} negative rows"
     if evaluation.errors is not None:
         yield from _error_problems(evaluation.errors)
+        if evaluation.rows_by_error:
+            yield from _binned_problems(evaluation.errors, evaluation.rows_by_error)
+    elif evaluation.rows_by_error:
+        yield "it counts rows by error and has no errors"
     elif not positives + negatives + sum(evaluation.confusion):
         yield "it counts no row"
 
@@ -192,15 +207,33 @@ def _error_problems(errors: Errors) -> Iterator[str]:
     sums = (errors.error, errors.absolute, errors.squared, errors.label, errors.label_squared)
     if not all(math.isfinite(each) for each in sums):
         yield "errors are not finite"
-    if not abs(errors.error) <= errors.absolute * _ROUNDING:
+    if not abs(errors.error) <= errors.absolute * _ROUNDING + _CUT:
         yield f"errors sum up to {errors.error:g}, their absolute values to {errors.absolute:g}"
     for name, total, squares in (
         ("error", errors.absolute, errors.squared),
         ("label", errors.label, errors.label_squared),
     ):
         # Cauchy-Schwarz: (sum of x)^2 <= rows * sum of x^2.
-        if squares < 0.0 or total**2 > errors.rows * squares * _ROUNDING:
+        most = math.inf if squares >= _CLIPPED else errors.rows * (squares * _ROUNDING + _CUT)
+        if squares < 0.0 or total**2 > most:
             yield f"{name}s sum up to {total:g}, their squares to {squares:g} only"
+
+
+def _binned_problems(errors: Errors, rows_by_error: tuple[int, ...]) -> Iterator[str]:
+    """How counts by error contradict the sum of the same errors."""
+    if len(rows_by_error) != BINS:
+        yield f"{len(rows_by_error)} bins of errors, not {BINS}"
+        return
+    if sum(rows_by_error) != errors.rows:
+        yield f"{sum(rows_by_error)} rows by error of {errors.rows} rows"
+    borders = [error_border(number) for number in range(BINS + 1)]
+    counted = range(1, BINS)  # the first bin begins at 0, whatever its border
+    least = sum(rows_by_error[number] * borders[number] for number in counted)
+    most = sum(rows_by_error[number] * borders[number + 1] for number in range(BINS))
+    is_bounded = not rows_by_error[-1]
+    slack = _CUT * (1.0 + errors.error)
+    if errors.error < least - slack or (is_bounded and errors.error > most + slack):
+        yield f"errors sum up to {errors.error:g}, their bins to {least:g} to {most:g}"
 
 
 def _misfits(evaluation: Evaluation, manifest: Manifest) -> Iterator[str]:
@@ -213,6 +246,9 @@ def _misfits(evaluation: Evaluation, manifest: Manifest) -> Iterator[str]:
         classes = len(manifest.label.classes) if manifest.label is not None else 0
         if len(evaluation.confusion) != classes**2:
             yield f"{len(evaluation.confusion)} counts, {classes} classes give {classes**2}"
+    if bool(evaluation.rows_by_error) != manifest.counts_errors:
+        found = "counts" if evaluation.rows_by_error else "does not count"
+        yield f"it {found} rows by error, bundle {manifest.name} asks otherwise"
     errors = evaluation.errors
     if kind == "reconstruction" and errors is not None and errors.label_squared:
         yield "labels of a reconstruction, which has none"

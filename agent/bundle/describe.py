@@ -61,13 +61,26 @@ def _data_lines(manifest: Manifest) -> Iterator[str]:
         yield f"  {describe(feature):48} minus {feature.mean:g}, over {feature.std:g}"
     yield f"           standardised by {manifest.standardise} statistics"
     yield f"label      {_label(manifest)}"
-    is_alarm = manifest.loss == "binary_cross_entropy"
-    yield f"loss       {manifest.loss}{f', alarm from {manifest.threshold:g}' if is_alarm else ''}"
+    yield f"loss       {manifest.loss}{_alarm(manifest)}"
     recipe = manifest.recipe
     yield (
         f"recipe     {recipe.epochs} epochs of {recipe.batch_size}, {recipe.optimizer} at "
         f"{recipe.learning_rate:g}; {manifest.split.share:.0%} held out by {manifest.split.by}"
     )
+
+
+def _alarm(manifest: Manifest) -> str:
+    alarm = manifest.alarm
+    if alarm is not None and alarm.share is not None:
+        learned = f" until the sites' counts say what {alarm.share:.2%} of all rows reach"
+    elif alarm is not None:
+        costs = f"a missed failure costs {alarm.missed_cost:g}, a false alarm {alarm.false_cost:g}"
+        learned = f" until the sites' counts say what is cheapest, where {costs}"
+    elif manifest.loss != "binary_cross_entropy":
+        return ""
+    else:
+        learned = ""
+    return f", alarm from {manifest.threshold:g}{learned}"
 
 
 def _channel(channel: Channel) -> str:

@@ -21,7 +21,12 @@ _INFINITE: Final = NO_RANGE[1]
 
 
 def origin_of(
-    manifest: Manifest, bundle: bytes, version: int, serving: str, unit: str = ""
+    manifest: Manifest,
+    bundle: bytes,
+    version: int,
+    serving: str,
+    threshold: float,
+    unit: str = "",
 ) -> Origin:
     """What is the same for all scores of one version.
 
@@ -30,9 +35,10 @@ def origin_of(
       bundle: its SHA-256.
       version: of the served weights.
       serving: which model scores, in words.
+      threshold: in use, from which on a score is an alarm.
       unit: of the label's channel, from the agent's own configuration; counts for a regression.
     """
-    limits, threshold = PROBABILITY, manifest.threshold
+    limits = PROBABILITY
     if manifest.loss not in REGRESSION:
         unit = ""
     if manifest.loss == "reconstruction":
@@ -57,7 +63,7 @@ def decide(
     """Make the scores of N rows.
 
     Args:
-      origin: of the model, see `origin_of`.
+      origin: of the model, see `origin_of`; its threshold decides what is an alarm.
       manifest: of its bundle.
       outputs: the model's, float32 (N, ...): logits, scaled numbers or inputs again.
       inputs: that they are for, float32 (N, ...).
@@ -69,7 +75,7 @@ def decide(
       N scores, in order.
     """
     values = scores(manifest, outputs, inputs)
-    codes, words, confidence, alarms = _decisions(manifest, outputs, values)
+    codes, words, confidence, alarms = _decisions(manifest, outputs, values, origin.threshold)
     return [
         Score(
             origin,
@@ -86,14 +92,17 @@ def decide(
 
 
 def _decisions(
-    manifest: Manifest, outputs: NDArray[np.float32], values: NDArray[np.float64]
+    manifest: Manifest,
+    outputs: NDArray[np.float32],
+    values: NDArray[np.float64],
+    threshold: float,
 ) -> tuple[NDArray[np.int64], list[str], NDArray[np.float64], NDArray[np.bool_]]:
     """Codes, words, confidence and alarms of N rows."""
     none = np.full(len(values), np.nan)
     if manifest.loss in REGRESSION:
         words = [f"{value:.6g}" for value in values]
         return np.zeros(len(values), np.int64), words, none, np.zeros(len(values), np.bool_)
-    alarms = values >= manifest.threshold
+    alarms = values >= threshold
     if manifest.loss == "cross_entropy":
         # Invalid where a logit is not finite: the score is NaN there too, and with it all else.
         with np.errstate(invalid="ignore"):

@@ -50,6 +50,7 @@ class MaskedFigures:
         self._current, self._sums, self._rows = current, sums, current.store.secure
         manifest = current.identity.bundle.manifest
         self._kind = kind_of(manifest)
+        self._counts_errors = manifest.counts_errors
         self._classes = len(manifest.label.classes) if manifest.label is not None else 0
         self._columns = sum(columns(feature) for feature in manifest.features)
         self._enough_s: dict[bytes, float] = {}
@@ -60,8 +61,8 @@ class MaskedFigures:
         saved = self._current.saved
         found: dict[bytes, tuple[str, int]] = {}
         if self._judged:
-            length = len(self._judged) * evaluation_length(self._kind, self._classes)
-            found[subject_of(self._judged)] = ("evaluation", length)
+            each = evaluation_length(self._kind, self._classes, counts_errors=self._counts_errors)
+            found[subject_of(self._judged)] = ("evaluation", len(self._judged) * each)
         is_federated = self._current.identity.bundle.manifest.standardise == "federated"
         if is_federated and saved.statistics is None:
             found[saved.bundle.digest] = ("statistics", 1 + 4 * self._columns)
@@ -159,7 +160,12 @@ class MaskedFigures:
             return self._statistics(opened)
         sites = len({each.site for each in opened.members})
         evaluations = decode_evaluations(
-            opened.sums[0], self._judged, self._kind, self._classes, sites
+            opened.sums[0],
+            self._judged,
+            self._kind,
+            self._classes,
+            sites,
+            counts_errors=self._counts_errors,
         )
         store = self._current.store
         cohort = cohort_of(manifest.subject, manifest.number, sites)

@@ -103,6 +103,7 @@ class Federation:
         statistics: bytes | None = None,
         policy: Policy = POLICY,
         training: Literal["open", "closed"] = "open",
+        threshold: float | None = None,
         key: PrivateKey | None = None,
     ) -> Publication:
         """Sign a head; weights that are not given are the initial ones, and only shared ones go."""
@@ -129,6 +130,7 @@ class Federation:
             statistics=named.get("statistics"),
             policy=policy,
             training=training,
+            threshold=threshold,
         )
         chunks: dict[str, bytes] = {}
         for name, data in parts.items():
@@ -198,7 +200,7 @@ def _small_job() -> BundleSettings:
     settings = read_bundle_settings(JOB)
     assert settings.family is not None
     small = msgspec.structs.replace(settings.family, hidden=(8,))
-    return msgspec.structs.replace(settings, family=small)
+    return msgspec.structs.replace(settings, family=small, alarm=None)
 
 
 def agent_toml(

@@ -13,9 +13,10 @@ from agent.learning.losses import Loss, example_losses
 from agent.models import Models
 from agent.signals.rows import no_rows, rows_of
 from tests.agent.federation import CHANNELS, Federation, feed
+from wire.bins import error_bins
 from wire.evaluation import OVERFLOW, evaluate, roc_auc
 from wire.figures import figure
-from wire.manifest import Label, Manifest
+from wire.manifest import Alarm, Label, Manifest
 from wire.messages import Evaluation
 from wire.tally import check_evaluation, kind_of, tally_of
 
@@ -81,6 +82,32 @@ def test_the_counts_are_those_of_the_scores(federation: Federation) -> None:
         assert abs(area - exact) < 0.01
         hits = int((scores[labels] >= threshold).sum())
         assert each.alarms == (hits, int((scores[~labels] >= threshold).sum()))
+
+
+def test_alarms_are_counted_at_the_heads_threshold(federation: Federation) -> None:
+    found = []
+    for sequence, threshold in ((1, None), (2, 0.0), (3, 1.0)):
+        adoption = Adoption(Models(":memory:"), federation.trust, CHANNELS)
+        feed(adoption, federation.publish(sequence, threshold=threshold))
+        assert adoption.current is not None
+        report = judge(adoption.current, rows_of(ROWS))
+        assert report is not None
+        found.append(report.evaluations[0])
+    failures = int(ROWS[:, 5].sum())
+    assert [each.alarms for each in found[1:]] == [(failures, 300 - failures), (0, 0)]
+    assert len({each.positives + each.negatives for each in found}) == 1
+
+
+def test_rows_are_counted_by_error_where_the_bundle_asks(federation: Federation) -> None:
+    asking = federation.learning(**JOBS["itself"], alarm=Alarm(share=0.01))
+    current = adopted(asking, with_candidate=True)
+    report = judge(current, rows_of(ROWS))
+    assert report is not None
+    for each, params in zip(report.evaluations, (current.train, current.serve), strict=False):
+        check_evaluation(each, current.model.manifest)
+        errors = current.score(params, rows_of(ROWS))
+        assert each.rows_by_error == tuple(np.bincount(error_bins(errors), minlength=256))
+        assert sum(each.rows_by_error) == 300
 
 
 def test_one_version_that_is_trained_and_served_is_judged_once(federation: Federation) -> None:
@@ -181,7 +208,7 @@ def test_a_diverged_model_is_reported_as_one(
     manifest = federation.learning(**JOBS.get(job, {})).opened.manifest
     outputs, answers = outputs_of(manifest, value)
     with np.errstate(all="raise", under="ignore"):
-        evaluation = evaluation_of(manifest, bytes(32), outputs, answers)
+        evaluation = evaluation_of(manifest, bytes(32), outputs, answers, threshold=0.5)
     check_evaluation(evaluation, manifest)
     # The log loss of two classes is bounded; any other is beyond what a report can hold.
     is_a_number = value == 3e38 and job == "flag"

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from agent.adoption import Adopted, Adoption
+from agent.config import Identity
+from agent.figures import MaskedFigures
 from agent.history import History
 from agent.learning.personalise import Candidate, Kind, PersonalTable
 from agent.learning.worker import TrainingProcess
 from agent.models import Models
 from agent.own_model import Basis, Chosen, OwnModelFile, Serving
 from agent.personal import Personal
-from agent.reporting import AGAIN_S, Reporting
+from agent.reporting import AGAIN_S, GROWN_S, Reporting
 from agent.signals.rows import rows_of
 from tests.agent.federation import AGENT, CHANNELS, POLICY, Federation, feed, milled
 from wire.bundle import Level
@@ -110,13 +112,45 @@ def test_a_head_that_stays_is_judged_again_after_ten_minutes_by_the_rows_there_a
     site.has_rows(200)
     feed(site.adoption, federation.publish(1))
     (before,) = site.says(0.0).evaluations
-    site.has_rows(400, start=1000)
+    site.has_rows(49, start=1000)
     assert AGAIN_S == 600
     assert site.is_silent(599.0)
     (after,) = site.says(600.0).evaluations
     assert sum(after.negatives) > sum(before.negatives) > 0
     assert site.is_silent(1199.0)
     assert not site.is_silent(1200.0)
+
+
+def test_a_quarter_more_rows_are_told_sooner_and_at_most_every_half_minute(
+    site: Site, federation: Federation
+) -> None:
+    site.has_rows(200)
+    feed(site.adoption, federation.publish(1))
+    (before,) = site.says(0.0).evaluations
+    site.has_rows(50, start=1000)
+    assert GROWN_S == 30
+    assert site.is_silent(29.0)
+    (after,) = site.says(30.0).evaluations
+    assert after.digest == before.digest
+    assert sum(after.negatives) > sum(before.negatives)
+    site.has_rows(50, start=2000)
+    assert site.is_silent(AGAIN_S)  # 300 rows are not a quarter more than 250
+    site.has_rows(13, start=3000)
+    assert not site.is_silent(AGAIN_S)
+
+
+def test_under_masks_more_rows_are_no_reason_to_report_again(
+    site: Site, federation: Federation, identity: Identity
+) -> None:
+    """The helpers take one report about a subject: a second tells them no more."""
+    policy = msgspec.structs.replace(POLICY, protection="masked")
+    site.reporting.masked = MaskedFigures(identity)
+    site.has_rows(200)
+    feed(site.adoption, federation.publish(1, policy=policy))
+    assert site.says(0.0).evaluations == ()
+    site.has_rows(400, start=1000)
+    assert site.is_silent(AGAIN_S - 1)
+    assert not site.is_silent(AGAIN_S)
 
 
 def test_a_site_without_rows_is_heard_soon_after_it_has_some(
@@ -187,15 +221,13 @@ def test_statistics_are_told_once_there_are_rows_enough_and_only_while_they_are_
     assert len(after.evaluations) == 1
 
 
-def test_more_rows_are_told_every_ten_minutes_while_statistics_are_missing(
-    site: Site, job: Federation
-) -> None:
+def test_more_rows_are_told_while_statistics_are_missing(site: Site, job: Federation) -> None:
     feed(site.adoption, job.publish(1))
     site.has_rows(200)
     before = site.says(0.0).statistics
     site.has_rows(200, start=1000)
-    assert site.is_silent(AGAIN_S - 1)
-    after = site.says(AGAIN_S).statistics
+    assert site.is_silent(GROWN_S - 1)
+    after = site.says(GROWN_S).statistics
     assert before is not None
     assert after is not None
     assert after.count > before.count

@@ -40,7 +40,8 @@ def _manifest(loss: str, label: Label | None = None) -> Manifest:
 
 
 def _scored(manifest: Manifest, outputs: NDArray[np.float32], **keys: Any) -> list[Score]:
-    origin = origin_of(manifest, bytes(range(32)), 4, "global", keys.pop("unit", ""))
+    threshold = keys.pop("threshold", manifest.threshold)
+    origin = origin_of(manifest, bytes(range(32)), 4, "global", threshold, keys.pop("unit", ""))
     inputs = keys.pop("inputs", outputs)
     status = keys.pop("status", [STATUS_GOOD] * len(outputs))
     return decide(origin, manifest, outputs, inputs, range(len(outputs)), status)

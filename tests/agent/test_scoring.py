@@ -21,7 +21,7 @@ from agent.serve.score import STATUS_GOOD, STATUS_INPUTS_UNCERTAIN
 from agent.signals.rows import Rows, rows_of
 from agent.status import Status
 from tests.agent.federation import CHANNELS, Federation, feed, milled
-from wire.manifest import Channel, Label, Level, Window
+from wire.manifest import Alarm, Channel, Label, Level, Window
 
 LENGTH = 4
 UNITS = ["K", "K", "rpm", "Nm", "min", "", ""]
@@ -99,6 +99,32 @@ def test_every_row_is_scored_once_with_its_time_and_origin(
     assert {(score.origin.version, score.origin.serving) for score in line.given} == {(7, "global")}
     assert line.status.scored == 10
     assert line.status.alarms == sum(score.is_alarm for score in line.given)
+
+
+def test_the_heads_threshold_takes_the_place_of_the_bundles_at_once(
+    federation: Federation, tmp_path: Path
+) -> None:
+    federation = federation.learning(alarm=Alarm(missed_cost=20.0))
+    line, rows = Line(federation, tmp_path), lived(30)
+    feed(line.adoption, federation.publish(3))
+    line.scoring.take(part(rows, 0, 10))
+    assert {score.origin.threshold for score in line.given} == {0.5}
+    middle = float(np.median([score.value for score in line.given]))
+    for sequence, threshold, expected in ((4, 0.0, True), (5, 1.0, False), (6, middle, None)):
+        feed(line.adoption, federation.publish(sequence, threshold=threshold))
+        line.given = []
+        line.scoring.take(part(rows, 10, 30))
+        assert len(line.given) == 20
+        for score in line.given:
+            assert score.origin.threshold == threshold
+            wanted = score.value >= middle if expected is None else expected
+            assert score.is_alarm is wanted
+            assert score.decision == ("alarm" if wanted else "normal")
+    assert {score.is_alarm for score in line.given} == {True, False}
+    feed(line.adoption, federation.publish(7))
+    line.given = []
+    line.scoring.take(part(rows, 10, 30))
+    assert {score.origin.threshold for score in line.given} == {0.5}
 
 
 @pytest.mark.parametrize("cuts", [(), (1, 2, 3), (3, 7), (5,)])

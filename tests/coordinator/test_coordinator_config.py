@@ -40,6 +40,11 @@ def test_a_good_file_gives_the_identity(plant: Plant) -> None:
         ("scale = 0.01", "scale = nan", "coordinator.toml:17: policy.scale: "),
         ("scale = 0.01", "scale = inf", "coordinator.toml:17: policy.scale: "),
         ("[policy]", "[policy", "coordinator.toml:16: "),
+        (
+            "[policy]",
+            "[schedule]\nversions = 4\nlast_learning_rate = 0.5\n[policy]",
+            "coordinator.toml:18: schedule.last_learning_rate: must be above 0 and at most",
+        ),
         # What the files say about each other
         ("charter.jm", "charta.jm", "coordinator.toml:8: trust.charter: "),
         ('root = "', 'root = "00" #', "coordinator.toml:7: trust.root: "),

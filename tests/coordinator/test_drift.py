@@ -1,20 +1,20 @@
 """Drift alarms: real changes are told, chance and small changes are not."""
 
 import math
+from collections.abc import Iterator
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from coordinator.drift import (
-    DriftSettings,
-    chi_square_sigmas,
-    find_drift,
-    is_baseline,
-    rows_since,
-)
+from coordinator.drift import DriftSettings, find_drift, is_baseline_for, rows_since
 from coordinator.falls import ranking_variance
+from coordinator.federation import Federation
+from coordinator.shifts import chi_square_sigmas
+from coordinator.store import Store
+from tests.coordinator.small_federation import identity, settings
 from wire.evaluation import (
     evaluate,
     evaluate_classes,
@@ -22,7 +22,7 @@ from wire.evaluation import (
     evaluate_reconstruction,
 )
 from wire.figures import figure
-from wire.messages import Evaluation
+from wire.messages import Evaluation, Report
 from wire.tally import Tally, add, tally_of
 
 DIGEST = bytes(32)
@@ -110,17 +110,19 @@ def test_labels_that_are_distributed_otherwise_are_told(kind: str, says: str) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_model_that_does_better_is_no_alarm(kind: str) -> None:
+def test_a_model_that_does_better_is_not_said_to_do_worse(kind: str) -> None:
     first = rows(kind, 5, 500, worse=0.6)
     newest = counted(kind, first, rows(kind, 6, 500))
-    assert find_drift(counted(kind, first), newest, SETTINGS) is None
+    found = find_drift(counted(kind, first), newest, SETTINGS) or ""  # its scores may have moved
+    assert " fell from " not in found
+    assert " rose from " not in found
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_few_rows_raise_no_alarm_whatever_they_say(kind: str) -> None:
     few, many = counted(kind, rows(kind, 7, 25)), counted(kind, rows(kind, 8, 600, worse=1))
-    assert not is_baseline(few)
-    assert is_baseline(many)
+    assert not is_baseline_for(few, few)
+    assert is_baseline_for(many, many)
     assert find_drift(few, many, SETTINGS) is None
     assert find_drift(many, few, SETTINGS) is None
 
@@ -144,11 +146,22 @@ def test_a_change_is_seen_in_the_rows_since_and_not_only_in_all_of_them(kind: st
     since = rows_since(tally_of(counted(kind, first)), tally_of(newest))
     assert since is not None
     alone = tally_of(counted(kind, later))
-    assert (since.rows, since.failures, since.alarms) == (alone.rows, alone.failures, alone.alarms)
+    assert (since.rows, since.failures) == (alone.rows, alone.failures)
     np.testing.assert_array_equal(since.positives, alone.positives)
     np.testing.assert_array_equal(since.confusion, alone.confusion)
     if since.errors is not None and alone.errors is not None:
         assert since.errors.squared == pytest.approx(alone.errors.squared, rel=1e-6)
+
+
+def test_rows_since_are_told_apart_though_the_threshold_of_alarms_moved() -> None:
+    random = np.random.default_rng(16)
+    labels, scores = random.random(500) < 0.3, random.random(500)
+    first = tally_of(evaluate(DIGEST, labels[:400], scores[:400], threshold=0.1))
+    newest = tally_of(evaluate(DIGEST, labels, scores, threshold=0.9))
+    assert newest.alarms[1] < first.alarms[1]
+    since = rows_since(first, newest)
+    assert since is not None
+    assert since.rows == 100
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -175,6 +188,128 @@ def test_figures_of_all_sites_together_are_compared_alike() -> None:
     found = find_drift(before, now, SETTINGS)
     assert found is not None
     assert found.startswith("ROC-AUC fell")
+
+
+# What the model says
+
+
+def rare(
+    seed: int, count: int, failures: int, *, moved: float = 0.0
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Labels and scores of machines that hardly ever fail; a sensor that is off moves logits."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) < failures
+    logits = rng.normal(-7.0, 3.0, count) + 7.0 * labels + moved
+    return labels, 1 / (1 + np.exp(-logits))
+
+
+def judged_in_turn(
+    *parts: tuple[NDArray[np.bool_], NDArray[np.float64]], digest: bytes = DIGEST
+) -> list[Evaluation]:
+    """Evaluations of a history that grew by one part after the other."""
+    labels, scores = (np.concatenate(column) for column in zip(*parts, strict=True))
+    ends = np.cumsum([len(part[0]) for part in parts])
+    return [evaluate(digest, labels[:end].astype(np.bool_), scores[:end]) for end in ends]
+
+
+def test_a_sensor_that_is_off_is_told_though_there_are_too_few_failures_to_tell_the_quality() -> (
+    None
+):
+    first, newest = judged_in_turn(rare(20, 480, 19), rare(21, 60, 2, moved=4.0))
+    found = find_drift(first, newest, SETTINGS)
+    assert found is not None
+    assert found.startswith("the scores moved, the share at or above 0.")
+    assert found.endswith("480 rows at first against the 60 rows since")
+    for seed in range(100):
+        first, newest = judged_in_turn(rare(seed, 480, 19), rare(100 + seed, 480, 19))
+        assert find_drift(first, newest, SETTINGS) is None
+
+
+def test_scores_that_nearly_no_row_had_before_are_not_lost_among_those_that_all_rows_have() -> None:
+    """A model so sure that all scores are in the first bin, until a few of a hundred are high."""
+    before = np.zeros(480, np.bool_), np.full(480, 1e-6)
+    after = np.zeros(480, np.bool_), np.where(np.arange(480) % 16, 1e-6, 0.9)
+    first, newest = judged_in_turn(before, after)
+    found = find_drift(first, newest, SETTINGS)
+    assert found is not None
+    assert "the share at or above " in found
+    assert "from 0.00% to 6.25%" in found
+
+
+def test_classes_that_are_named_more_often_than_they_are_there_are_told() -> None:
+    rng = np.random.default_rng(22)
+    truth = rng.choice(4, 1000, p=[0.4, 0.3, 0.2, 0.1])
+    was_wrong, is_wrong = rng.random(500) < 0.2, rng.random(500) < 0.2
+    named = truth.copy()
+    named[:500][was_wrong] = rng.permutation(truth[:500][was_wrong])
+    named[500:][is_wrong] = 3
+    columns = [truth.astype(np.float64), named.astype(np.float64)]
+    first = counted("classes", [column[:500] for column in columns])
+    found = find_drift(first, counted("classes", columns), SETTINGS)
+    assert found is not None
+    assert "the shares of the named classes moved, that of class 3 from " in found
+    assert "the shares of the classes moved" not in found
+
+
+def test_numbers_that_are_predicted_too_high_are_told_though_they_are_no_farther_off() -> None:
+    rng = np.random.default_rng(23)
+    labels = rng.normal(80, 30, 1000)
+    off = np.where(rng.random(1000) < 0.5, 10.0, -10.0)
+    off[500:] = np.where(rng.random(500) < 0.8, 10.0, -10.0)
+    columns = [labels, labels + off]
+    first = counted("numbers", [column[:500] for column in columns])
+    found = find_drift(first, counted("numbers", columns), SETTINGS)
+    assert found is not None
+    assert found.startswith("the mean error went from ")
+    assert ";" not in found
+
+
+def test_errors_of_reconstruction_that_are_spread_otherwise_are_told_where_rows_are_counted() -> (
+    None
+):
+    rng = np.random.default_rng(24)
+    errors = np.concatenate([rng.uniform(0.9, 1.1, 500), rng.uniform(0.3, 1.7, 500)])
+    for counts, is_told in ((True, True), (False, False)):
+        first, newest = (
+            evaluate_reconstruction(DIGEST, errors[:upto], counts_errors=counts)
+            for upto in (500, 1000)
+        )
+        found = find_drift(first, newest, SETTINGS)
+        assert (found is not None and found.startswith("the errors moved")) is is_told
+
+
+# Which evaluation is the first
+
+
+def test_a_first_evaluation_gives_its_place_up_only_to_one_that_can_tell_more() -> None:
+    few, some, more, enough, later = judged_in_turn(
+        rare(30, 60, 2), rare(31, 90, 3), rare(32, 200, 8), rare(33, 500, 20), rare(34, 500, 20)
+    )
+    assert not is_baseline_for(few, some)
+    assert is_baseline_for(some, more)  # 150 rows tell of scores, and 13 failures tell no more
+    assert not is_baseline_for(some, enough)
+    assert is_baseline_for(enough, later)
+    assert is_baseline_for(enough, some)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path / "coordinator.db")
+    yield opened
+    opened.close()
+
+
+def test_a_coordinator_looks_before_the_newest_report_becomes_the_first(store: Store) -> None:
+    """The report that has failures enough for the quality is also the one that says of drift."""
+    federation = Federation(store, settings(), identity(1), 0.0)
+    digest = federation.head.serve.content.digest
+    first, moved = judged_in_turn(rare(40, 480, 19), rare(41, 480, 19, moved=4.0), digest=digest)
+    for evaluation in (first, first, moved):
+        assert not store.alarm("a-1", "drift")
+        report = Report(head=federation.head.sequence, evaluations=(evaluation,))
+        federation.on_report("a-1", "site-a", report, 1.0)
+    assert store.alarm("a-1", "drift").startswith("the scores moved")
+    assert store.first_evaluation(digest, "site-a/a-1") == moved
 
 
 # Sampling errors, against simulation and against other people's functions

@@ -39,6 +39,8 @@ def look(seeded: Seeded) -> Iterator[Callable[[int], View]]:
 def test_the_first_line_is_what_matters(look: Callable[[int], View]) -> None:
     first = status_text(look(1), color=False).splitlines()[0]
     assert first == "Version 40 is served, PR-AUC 0.872; training goes on at version 48."
+    alarming = dataclasses.replace(look(1), threshold=0.203125)
+    assert ", PR-AUC 0.872, alarms from 0.2031; training" in status_text(alarming, color=False)
 
 
 def test_every_part_of_the_page_has_its_lines(look: Callable[[int], View]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from agent.learning.derive import output_shape
 from agent.learning.graph import read_graph, write_graph
 from agent.model import prepare
+from coordinator.threshold import threshold_of
 from tests.coordinator.small_federation import FEDERATION, MANIFEST, ROOT_KEY
 from tests.fuzz.people import AGENT, SIGNERS, TOPICS, TRUST, present, signed
 from tests.fuzz.script import check_words
@@ -26,6 +27,7 @@ from wire.deltas import decode
 from wire.errors import MalformedError, WireError
 from wire.evaluation import add
 from wire.figures import METRICS_OF, figure
+from wire.manifest import Alarm
 from wire.messages import NOVELTY_BINS, Content, Evaluation, Head, Masks, Message, UpdateHeader
 from wire.novelty import distance
 from wire.renewal import read_renewal, read_renewed
@@ -51,8 +53,9 @@ TASKS = (
     ),
     msgspec.structs.replace(MANIFEST, loss="mse"),
     msgspec.structs.replace(MANIFEST, loss="reconstruction", label=None),
+    msgspec.structs.replace(MANIFEST, loss="reconstruction", label=None, alarm=Alarm(share=0.5)),
 )
-"""A bundle of each kind of task."""
+"""A bundle of each kind of task, and one that asks for rows by error."""
 KIND_TYPES: dict[str, type[Message]] = {kind: what for what, kind in KINDS.items()}
 
 
@@ -227,6 +230,10 @@ def evaluations(data: bytes) -> None:
             found = figure(metric, tally)
             if found is not None and not math.isfinite(found):
                 raise AssertionError(f"{metric} is {found} of {said!r:.300}")
+        if manifest.alarm is not None:
+            threshold = threshold_of(tally, manifest.alarm)
+            if threshold is not None and not 0.0 < threshold < math.inf:
+                raise AssertionError(f"alarms from {threshold} by {said!r:.300}")
 
 
 def novelty(data: bytes) -> None:

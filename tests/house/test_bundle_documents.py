@@ -19,6 +19,7 @@ from agent.model import MAX_GOLDEN_ROWS
 from wire.codec import MAX_BYTES
 from wire.manifest import (
     MAX_INPUT_ELEMENTS,
+    Alarm,
     Channel,
     Feature,
     Label,
@@ -47,7 +48,8 @@ TABLES = {
     Label: section("`[label]`: ", "`[window]`: "),
     Window: section("`[window]`: ", "`[recipe]`: "),
     Recipe: section("`[recipe]`: ", "`[split]`: "),
-    Split: section("`[split]`: ", "The **manifest**"),
+    Split: section("`[split]`: ", "`[alarm]`: "),
+    Alarm: section("`[alarm]`: ", "Either `missed_cost`"),
 }
 
 

@@ -12,6 +12,7 @@ from agent.config import AgentSettings, read_agent_settings
 from coordinator.config import CoordinatorSettings, read_coordinator_settings
 from coordinator.helper.config import HelperSettings, read_helper_settings
 from wire.errors import SettingsError
+from wire.settings import parse_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS, AGENT = ROOT / "configs", ROOT / "agent"
@@ -105,7 +106,30 @@ def test_the_programs_read_their_documented_files() -> None:
     assert coordinator.strategy.name == "fedbuff"
 
 
-@pytest.mark.parametrize("path", sorted((CONFIGS / "jobs").glob("*.toml")), ids=lambda p: p.name)
+FEDERATIONS = sorted((CONFIGS / "jobs").glob("*.coordinator.toml"))
+DESCRIPTIONS = sorted({*(CONFIGS / "jobs").glob("*.toml")}.difference(FEDERATIONS))
+NEEDED = """
+[coordinator]
+state_dir = "state"
+bundle = "bundle.jm"
+[trust]
+root = "{root}"
+charter = "charter.jm"
+key = "coordinator.key"
+[broker]
+"""
+
+
+@pytest.mark.parametrize("path", FEDERATIONS, ids=lambda p: p.name)
+def test_how_a_federation_learns_a_job_are_tables_of_a_coordinators_file(path: Path) -> None:
+    assert path.with_name(path.name.replace(".coordinator", "")) in DESCRIPTIONS
+    text = NEEDED.format(root="0" * 64) + path.read_text()
+    settings = parse_settings(text, CoordinatorSettings, path.name)
+    schedule, policy = settings.schedule, settings.policy
+    assert schedule.rate(policy.learning_rate, schedule.versions) == schedule.last_learning_rate
+
+
+@pytest.mark.parametrize("path", DESCRIPTIONS, ids=lambda p: p.name)
 def test_every_job_is_a_description_that_bundle_build_accepts(path: Path) -> None:
     settings = read_bundle_settings(path)
     labels = {settings.label.channel} if settings.label is not None else set()

@@ -27,6 +27,7 @@ from wire.codec import MAX_BYTES, open_envelope, parse_body, seal, seal_bytes
 from wire.errors import BundleError, MalformedError, SignatureError, TooLargeError, WireError
 from wire.manifest import (
     MAX_INPUT_ELEMENTS,
+    Alarm,
     BandEnergy,
     Kurtosis,
     OneHot,
@@ -184,6 +185,14 @@ def test_weights_that_are_no_safetensors_file_are_refused(trust: Trust) -> None:
         ({"recipe": Recipe(class_weights=(1.0, 2.0, 3.0))}, "3 class_weights are given for 2"),
         ({"recipe": Recipe(class_weights="balanced"), "loss": "mse"}, "have no meaning for"),
         ({"features": (OneHot(channel="air", values=(1.0, 1.0)),)}, "lists a value twice"),
+        ({"alarm": Alarm()}, "give either missed_cost"),
+        ({"alarm": Alarm(missed_cost=2.0, share=0.1)}, "give either missed_cost"),
+        ({"alarm": Alarm(share=0.1)}, "alarm.share is for loss reconstruction"),
+        ({"alarm": Alarm(missed_cost=2.0), "loss": "mse"}, "missed_cost is for loss binary_cross"),
+        (
+            {"alarm": Alarm(share=0.1, false_cost=2.0), "loss": "reconstruction", "label": None},
+            "false_cost says nothing",
+        ),
     ],
 )
 def test_channels_that_contradict_each_other_are_refused(
@@ -206,6 +215,11 @@ def test_channels_that_contradict_each_other_are_refused(
         {"tensors": (Tensor(name="w", shape=(1,) * 9),)},
         {"loss": "eval"},
         {"threshold": 1.5},
+        {"alarm": {"missed_cost": 0.0}},
+        {"alarm": {"missed_cost": float("nan")}},
+        {"alarm": {"missed_cost": 1.0, "false_cost": -1.0}},
+        {"alarm": {"share": 1.0}},
+        {"alarm": {"share": 0.1, "learned": True}},
         {"agreement": b"short"},
         {"preprocess": "exec"},
         {"channels": ({"name": "torque", "unit": "Nm", "offset": 3.0},)},

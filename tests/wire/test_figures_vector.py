@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from wire.errors import MalformedError
-from wire.evaluation import add, evaluate, evaluate_classes, evaluate_numbers
+from wire.evaluation import (
+    add,
+    evaluate,
+    evaluate_classes,
+    evaluate_numbers,
+    evaluate_reconstruction,
+)
 from wire.figures_vector import (
     BITS,
     decode_evaluations,
@@ -18,7 +24,7 @@ from wire.figures_vector import (
     subject_of,
 )
 from wire.messages import Evaluation, Statistics
-from wire.tally import OVERFLOW, tally_of
+from wire.tally import OVERFLOW, Kind, check_evaluation, tally_of
 
 DIGESTS = (bytes(32), bytes(range(32)))
 
@@ -74,6 +80,22 @@ def test_errors_of_numbers_add_to_a_millionth(values: list[float], sites: int) -
         assert getattr(found.errors, name) == pytest.approx(expected, rel=1e-12, abs=1e-6)
 
 
+@given(st.lists(st.floats(0.0, 1e5), min_size=1, max_size=20), st.integers(1, 6))
+def test_rows_by_error_add_and_their_sum_is_believed(errors: list[float], sites: int) -> None:
+    one = evaluate_reconstruction(DIGESTS[0], np.array(errors), counts_errors=True)
+    vector = _summed([[one]] * sites)
+    assert len(vector) == evaluation_length("reconstruction", 0, counts_errors=True)
+    (found,) = decode_evaluations(
+        vector, DIGESTS[:1], "reconstruction", 0, sites, counts_errors=True
+    )
+    assert found.rows_by_error == tuple(sites * count for count in one.rows_by_error)
+    assert found.errors is not None
+    assert found.errors.rows == sites * len(errors)
+    check_evaluation(found)
+    with pytest.raises(MalformedError, match="expected"):
+        decode_evaluations(vector, DIGESTS[:1], "reconstruction", 0, sites)
+
+
 def test_a_minority_without_numbers_does_not_hide_the_others_and_a_majority_does() -> None:
     good = _binary(1, DIGESTS[0])
     bad = evaluate(DIGESTS[0], np.array([True, False]), np.array([np.nan, np.nan]))
@@ -81,6 +103,25 @@ def test_a_minority_without_numbers_does_not_hide_the_others_and_a_majority_does
     assert few.loss == pytest.approx(2 * good.loss, abs=1e-7)
     most = decode_evaluations(_summed([[good], [bad], [bad]]), DIGESTS[:1], "binary", 2, 3)[0]
     assert most.loss == OVERFLOW
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_the_sum_with_a_site_whose_model_gave_no_numbers_is_believed(value: float) -> None:
+    good, bad = np.full(50, 0.01), np.full(50, value)
+    kinds: tuple[Kind, ...] = ("numbers", "reconstruction")
+    for kind in kinds:
+        reports = [
+            [
+                evaluate_numbers(DIGESTS[0], np.ones(50), 1 + errors, errors)
+                if kind == "numbers"
+                else evaluate_reconstruction(DIGESTS[0], errors)
+            ]
+            for errors in (good, good, bad)
+        ]
+        (found,) = decode_evaluations(_summed(reports), DIGESTS[:1], kind, 0, 3)
+        check_evaluation(found)
+        assert found.errors is not None
+        assert found.errors.squared > 1e20
 
 
 def test_statistics_add_and_large_squares_keep_their_digits() -> None:

@@ -10,7 +10,7 @@ import pytest
 from wire.codec import MAX_BYTES, open_envelope, parse_body, seal
 from wire.errors import MalformedError
 from wire.evaluation import evaluate, evaluate_classes, evaluate_numbers, evaluate_reconstruction
-from wire.manifest import Channel, Label, Level, LossName, Manifest, Tensor
+from wire.manifest import Alarm, Channel, Label, Level, LossName, Manifest, Tensor
 from wire.messages import BINS, MAX_CLASSES, Choice, Errors, Evaluation, Report
 from wire.signing import PrivateKey
 from wire.tally import add, check_evaluation, check_judged, kind_of, tally_of
@@ -21,6 +21,7 @@ BINARY = evaluate(DIGEST, RNG.random(60) < 0.3, RNG.random(60))
 CLASSES = evaluate_classes(DIGEST, RNG.integers(0, 3, 60), RNG.normal(size=(60, 3)), RNG.random(60))
 NUMBERS = evaluate_numbers(DIGEST, RNG.normal(5, 2, 60), RNG.normal(5, 2, 60), RNG.random(60))
 REBUILT = evaluate_reconstruction(DIGEST, RNG.random(60))
+COUNTED = evaluate_reconstruction(DIGEST, RNG.random(60), counts_errors=True)
 NONE = (0,) * BINS
 SUMS = NUMBERS.errors or Errors(rows=1, error=0, absolute=0, squared=0, label=0, label_squared=0)
 
@@ -58,6 +59,11 @@ def with_errors(**changes: Any) -> Evaluation:
         (with_errors(absolute=1e6), "errors sum up to 1e\\+06, their squares"),
         (with_errors(squared=-1.0), "their squares to -1"),
         (with_errors(label=1e9), "labels sum up to 1e\\+09"),
+        (changed(COUNTED, rows_by_error=(60,)), "1 bins of errors, not 256"),
+        (changed(COUNTED, rows_by_error=NONE), "0 rows by error of 60 rows"),
+        (changed(COUNTED, rows_by_error=(60, *NONE[1:])), "errors sum up to"),
+        (changed(COUNTED, rows_by_error=(*NONE[1:], 60)), "errors sum up to"),
+        (changed(BINARY, rows_by_error=COUNTED.rows_by_error), "has no errors"),
     ],
 )
 def test_an_evaluation_whose_parts_contradict_is_refused(evaluation: Evaluation, says: str) -> None:
@@ -90,6 +96,7 @@ def test_the_largest_report_of_every_kind_fits_its_cap() -> None:
         changed(BINARY, positives=(most,) * BINS, negatives=(most,) * BINS, alarms=(most, most)),
         changed(CLASSES, confusion=(most,) * MAX_CLASSES**2),
         NUMBERS,
+        changed(COUNTED, rows_by_error=(most,) * BINS),
     ]
     for evaluation in fullest:
         choice = Choice(model="ditto", reason="ü" * 500, evaluation=evaluation)
@@ -137,6 +144,29 @@ def test_an_evaluation_of_another_task_than_the_bundles_is_refused(kind: str) ->
             continue
         with pytest.raises(MalformedError, match=r"spindle is judged by|has none"):
             check_evaluation(evaluation, bundle)
+
+
+def test_rows_by_error_are_told_exactly_where_the_bundle_asks_for_them() -> None:
+    silent = MANIFESTS["reconstruction"]
+    asking = msgspec.structs.replace(silent, alarm=Alarm(share=0.01))
+    check_evaluation(COUNTED, asking)
+    check_evaluation(REBUILT, silent)
+    with pytest.raises(MalformedError, match="does not count rows by error, bundle spindle asks"):
+        check_evaluation(REBUILT, asking)
+    with pytest.raises(MalformedError, match="counts rows by error, bundle spindle asks otherwise"):
+        check_evaluation(COUNTED, silent)
+    with pytest.raises(MalformedError, match="asks otherwise"):
+        check_evaluation(
+            msgspec.structs.replace(COUNTED, loss=1.0),
+            MANIFESTS["numbers"],
+        )
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-3, 1.0, 1e6, 1e30])
+def test_counts_by_error_of_any_rows_are_believed(scale: float) -> None:
+    for rows in (1, 7, 500):
+        errors = RNG.lognormal(0, 3, rows) * scale
+        check_evaluation(evaluate_reconstruction(DIGEST, errors, counts_errors=True))
 
 
 def test_a_confusion_of_other_classes_than_the_bundles_is_refused() -> None:
