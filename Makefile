@@ -27,7 +27,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	bench-delivery bench-fanout bench-async bench-aggregate bench-robust bench-personal \
 	bench-bytes bench-contribution bench-ingest bench-serial bench-scores bench-footprint \
 	bench-bridge bench-firmware bench-runtimes bench-secagg bench-attacks \
-	bench-recommend
+	bench-recommend bench-jobs
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,7 @@ acceptance: $(STAMP)  ## reduced benchmarks: correctness asserted, ratios printe
 	@$(VENV)/bin/python -m shopfloor.chaos --faults 40 --seed 2 --secure=down
 	@$(VENV)/bin/python -m shopfloor.chaos --faults 40 --seed 3 --secure
 	@$(VENV)/bin/python -m benchmarks.recommend --reduced
+	@$(VENV)/bin/python -m benchmarks.jobs --reduced
 	@$(VENV)/bin/python -m benchmarks.ingest --reduced
 	@$(VENV)/bin/python -m benchmarks.serial_lines --reduced
 	@$(VENV)/bin/python -m benchmarks.scores --reduced
@@ -140,6 +141,9 @@ bench-bytes: $(STAMP)  ## accuracy by bytes: float32, int16, int8, int4, largest
 
 bench-contribution: $(STAMP)  ## noisy sites told from clean ones without looking at an update
 	@$(VENV)/bin/python -m benchmarks.contribution $(ARGS)
+
+bench-jobs: $(STAMP)  ## the four jobs on real data over the wire: federated, personal, pooled, alone
+	@$(VENV)/bin/python -m benchmarks.jobs $(ARGS)
 
 bench-secagg: $(STAMP)  ## exact sums of masked updates, their cost beside BFV, quality beside float32
 	@$(VENV)/bin/python -m benchmarks.secagg $(ARGS)

@@ -1,6 +1,6 @@
 """Late and odd orders: does a site gain from the other sites' histories?
 
-Sites are the manufacturing sites of a real order history (`benchmarks/supply_chain_data.py`), or,
+Sites are the manufacturing sites of a real order history (`shopfloor/order_history.py`), or,
 where that is not here, of the simulated one (`shopfloor/orders.py`).  All are split at one day: the
 last quarter of the orders judges, and no training saw an order of those days.  Training, rounding
 and folding are the product's (`benchmarks/personal/learning.py`); nothing is sent.
@@ -28,9 +28,9 @@ import numpy as np
 from agent.learning.personalise import Candidate, Kind
 from benchmarks.central import DATA
 from benchmarks.personal.learning import outputs, train_alone
-from benchmarks.supply_chain_data import FILE, History, OrdersError, read_histories
 from benchmarks.supply_chain_odd import Told, told
 from benchmarks.supply_chain_task import Floats, Task, areas, pooled
+from shopfloor.order_history import FILE, History, OrdersError, read_histories
 from shopfloor.orders import ODD_KINDS, PLANTS, generate
 
 MOST_BEHIND = 0.02

@@ -1,8 +1,9 @@
 """Odd orders told by an autoencoder, and the threshold that its sites set together.
 
-A federated threshold: each site counts the errors of its own calibration orders, on which nothing
-was trained, in fixed bins; the sum of the counts is all that it takes, and gives the error that a
-hundredth of all sites' orders reaches.  Beside it each site's threshold from its own counts.
+A federated threshold, as a coordinator finds it (`coordinator/threshold.py`): each site counts the
+errors of its own calibration orders, on which nothing was trained, in fixed bins; the sum of the
+counts is all that it takes, and gives the error that a hundredth of all sites' orders reaches.
+Beside it each site's threshold from its own counts, however few.
 """
 
 from collections.abc import Sequence
@@ -14,14 +15,15 @@ from numpy.typing import NDArray
 from agent.learning.losses import Loss, example_losses
 from agent.learning.personalise import Candidate, Kind
 from benchmarks.personal.learning import Job, outputs, train_alone
-from benchmarks.supply_chain_data import History
 from benchmarks.supply_chain_task import Floats, Task, areas, pooled
+from coordinator.threshold import error_of_share
+from shopfloor.order_history import History
 from shopfloor.orders import ODD_KINDS, make_odd
+from wire.bins import error_bins
+from wire.messages import BINS
 
 FALSE_ALARMS = 0.01
 ODD_SHARE = 0.1
-BIN_EDGES = np.logspace(-4.0, 3.0, 281)
-"""Of errors: 40 bins a decade, fixed, so that counts of sites add up."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +72,15 @@ def told(histories: Sequence[History], versions: int, seed: int) -> Told:
     }
     counts = {
         way: [
-            bins_of(_errors(job, model, site.choose[0]))
+            _counts(_errors(job, model, site.choose[0]))
             for model, site in zip(models, sites, strict=True)
         ]
         for way, models in ways.items()
     }
-    summed = threshold_of(np.sum(counts["federated"], axis=0), FALSE_ALARMS)
+    summed = _threshold(np.sum(counts["federated"], axis=0))
     alarms = {
         f"{way}, own thresholds": _alarms(
-            errors[way], kinds, [threshold_of(each, FALSE_ALARMS) for each in counts[way]]
+            errors[way], kinds, [_threshold(each) for each in counts[way]]
         )
         for way in ("alone", "federated")
     }
@@ -92,25 +94,14 @@ def told(histories: Sequence[History], versions: int, seed: int) -> Told:
     )
 
 
-def bins_of(errors: Floats) -> NDArray[np.int64]:
-    """Count errors per bin of `BIN_EDGES`, int64 (282,): the first and the last have no end."""
-    places = np.searchsorted(BIN_EDGES, errors, "right")
-    return np.bincount(places, minlength=len(BIN_EDGES) + 1)
+def _counts(errors: Floats) -> NDArray[np.int64]:
+    return np.bincount(error_bins(errors), minlength=BINS)
 
 
-def threshold_of(counts: NDArray[np.int64], share: float) -> float:
-    """The lowest edge that at most this share of the counted errors reaches.
-
-    Args:
-      counts: of `bins_of`, of one site or summed over sites.
-      share: of false alarms, 0 to 1.
-
-    Returns:
-      An error; infinite when more than the share is beyond the last edge.
-    """
-    reach = counts.sum() - np.cumsum(counts)[:-1]
-    fits = np.flatnonzero(reach <= share * counts.sum())
-    return float(BIN_EDGES[fits[0]]) if len(fits) else float("inf")
+def _threshold(counts: NDArray[np.int64]) -> float:
+    """The error that the share of false alarms reaches; infinite where no bin resolves it."""
+    found = error_of_share(counts, FALSE_ALARMS)
+    return float("inf") if found is None else found
 
 
 def _errors(job: Job, model: Candidate, x: NDArray[np.float32]) -> Floats:

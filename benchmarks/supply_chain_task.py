@@ -15,7 +15,7 @@ from agent.learning.plan import TrainingPlan
 from agent.signals.windows import example_inputs
 from benchmarks.central import ROOT
 from benchmarks.personal.learning import Job, Recipe, Site, federate, open_job
-from benchmarks.supply_chain_data import History
+from shopfloor.order_history import History
 from shopfloor.orders import LABEL, SCHEDULED, Columns
 from wire.bundle import read_draft
 from wire.evaluation import pr_auc, roc_auc

@@ -13,7 +13,6 @@ import asyncio
 import importlib.util
 import os
 import random
-import socket
 import time
 from dataclasses import dataclass, field
 
@@ -25,7 +24,7 @@ from shopfloor.ledger import Ledger
 from shopfloor.link_log import LinkLog
 from shopfloor.live import LiveTerminal
 from shopfloor.machine import NAMESPACE_URI
-from shopfloor.plant import FEDERATION, Plant
+from shopfloor.plant import FEDERATION, Plant, answers_at
 from shopfloor.processes import Child, ChildError, Processes, python, until
 from shopfloor.record import RunRecord
 from shopfloor.watch import Watch
@@ -53,7 +52,7 @@ class Demo:
         """Start all processes; returns when every agent is subscribed to its machine."""
         self._start_broker_and_machines()
         port = self.plant.broker_port
-        await until(lambda: _answers(port), "the broker answers", _READY_S)
+        await until(lambda: answers_at(port), "the broker answers", _READY_S)
         self._start_observer_and_links()
         for name in ("observer", "links"):
             await until(lambda name=name: self._is_ready(name), f"{name} ready", _READY_S)  # type: ignore[misc]
@@ -212,18 +211,12 @@ async def run_demo(plant: Plant, *, headless: bool) -> RunRecord:
     return watch.record()
 
 
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(0.2)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 async def _where(page: Child | None, port: int) -> str:
     """Where to watch the run in a browser, or why nowhere; the run goes on without a page."""
     if page is None:
         return "No page to watch: pip install 'journeyman[web]'"
     try:
-        await until(lambda: not page.pid or _answers(port), "the page answers", _PAGE_S)
+        await until(lambda: not page.pid or answers_at(port), "the page answers", _PAGE_S)
     except ChildError:
         return f"warning: the page is slow to start; it will be http://127.0.0.1:{port}/"
     if not page.pid:

@@ -1,6 +1,7 @@
 """`journeyman`: the umbrella command, and the one program that sees all others.
 
 journeyman demo                three factories learn together on this computer
+journeyman demo --job NAME     a job on real data: maintenance, inspection, process, supply-chain
 journeyman demo --mcu          a model of the federation reaches an emulated microcontroller
 journeyman simulate            a coordinator's settings tried on thousands of simulated agents
 journeyman keys ...            root, charter, agents' keys and credentials, the CA
@@ -28,6 +29,7 @@ from agent.recommend_command import add_recommend
 from shopfloor.audit.command import add_audit
 from shopfloor.charter_command import add_charter_actions
 from shopfloor.enrolment_command import add_enrolment, add_key_actions
+from shopfloor.jobs.choice import NAMES as JOBS
 from shopfloor.simulate.command import add_simulate
 from wire.errors import SettingsError, WireError
 
@@ -85,7 +87,21 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         description="Runs three factories, a broker and a coordinator on this computer: real "
         "OPC UA, real MQTT, links that are down 30 % of the time. Ends by itself, with a report.",
     )
-    demo.add_argument("--data", type=Path, help="replay this CSV (AI4I 2020 layout) instead")
+    demo.add_argument(
+        "--job",
+        choices=JOBS,
+        help="learn one of the four jobs from files instead: maintenance (failures; life: cycles "
+        "that are left), inspection, process (energy: a plant's readings), supply-chain (late "
+        "orders; odd-orders)",
+    )
+    demo.add_argument(
+        "--data",
+        type=Path,
+        help="your own rows: an AI4I table; with --job what the job's tutorial in docs/ names",
+    )
+    demo.add_argument("--versions", type=int, help="with --job: learn for so many versions only")
+    demo.add_argument("--no-drift", action="store_true", help="with --job: no site's data move")
+    demo.add_argument("--newcomer", default="", help="with --job: site that joins after training")
     demo.add_argument("--seed", type=int, default=0, help="chooses split, weights and outages")
     demo.add_argument(
         "--strategy",
@@ -174,6 +190,10 @@ def _mcu_demo(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     if options.mcu:
         return _mcu_demo(options)
+    if options.job:
+        from shopfloor.jobs.command import job_demo  # noqa: PLC0415
+
+        return job_demo(options)
     if options.epsilon and not options.secure:
         print("journeyman demo: --epsilon needs --secure", file=sys.stderr)
         return 2

@@ -162,7 +162,7 @@ def lay_out(directory: Path, options: Options) -> Plant:
     directory.mkdir(parents=True, exist_ok=True)
     table = _table(options)
     train, held_out = split_held_out(table, HELD_OUT_SHARE, options.seed)
-    broker_port, page_port, *ports = _free_ports(2 + 2 * len(options.sites))
+    broker_port, page_port, *ports = free_ports(2 + 2 * len(options.sites))
     keys = directory / "keys"
     helpers = [_make_helper(directory, name) for name in HELPERS] if options.secure else []
     k_min = K_MIN if options.secure else 1
@@ -268,7 +268,7 @@ def _table(options: Options) -> Table:
     return generate(GENERATED_ROWS, options.seed)
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
     """Ports that nobody uses now; all are held until all are known, so they differ."""
     holders = [socket.socket() for _ in range(number)]
     try:
@@ -278,6 +278,13 @@ def _free_ports(number: int) -> list[int]:
     finally:
         for holder in holders:
             holder.close()
+
+
+def answers_at(port: int) -> bool:
+    """Whether somebody accepts connections on this port of this machine."""
+    with socket.socket() as probe:
+        probe.settimeout(0.2)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def channels_toml() -> str:

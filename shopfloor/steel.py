@@ -43,13 +43,18 @@ class SteelError(ValueError):
 
 
 def read_months(path: Path) -> list[Columns]:
+    """Read the file: `months_of` without the months' numbers."""
+    return list(months_of(path).values())
+
+
+def months_of(path: Path) -> dict[int, Columns]:
     """Read the file.
 
     Args:
       path: the published CSV, `.csv` or `.csv.gz`.
 
     Returns:
-      For each month that has rows, January first, every column, float64 (N,), in the file's order.
+      By month that has rows, 1 to 12 in order, every column, float64 (N,), in the file's order.
 
     Raises:
       SteelError: it is too large or of another form.
@@ -65,10 +70,10 @@ def read_months(path: Path) -> list[Columns]:
     if not months:
         raise SteelError(f"{path}: no rows after the header")
     names = [*_NUMBERS, *_WORDS]
-    return [
-        dict(zip(names, np.array(rows, np.float64).T, strict=True))
-        for _, rows in sorted(months.items())
-    ]
+    return {
+        month: dict(zip(names, np.array(rows, np.float64).T, strict=True))
+        for month, rows in sorted(months.items())
+    }
 
 
 def write_csv(columns: Columns, path: Path) -> None:

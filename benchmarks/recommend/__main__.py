@@ -18,7 +18,8 @@ import numpy as np
 
 from benchmarks.recommend import steel
 from benchmarks.recommend.consortium import job
-from benchmarks.recommend.regret import ARMS, RECIPE, Outcome, Sizes, mean_of, outcomes
+from benchmarks.recommend.regret import ARMS, Outcome, Sizes, mean_of, outcomes
+from shopfloor.jobs.proposals import RECIPE
 from shopfloor.line import SITES
 
 TARGET = 1.0

@@ -1,9 +1,7 @@
 """Regret of proposals on the simulated line, whose best set-points are known.
 
 Each site records its rows, learns, and asks for proposals under conditions drawn evenly from their
-ranges, from where its people run the line now.  One proposal may go anywhere within the bounds.
-Regret is the true energy at the proposal, or at the present set-points where nothing is proposed,
-over that at the best set-points.
+ranges, from where its people run the line now (`shopfloor.jobs.proposals` says what regret is).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,10 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.bundle.examples import Site
-from agent.recommend.proposal import Interval, Knowledge, bands_of, recommend
-from agent.recommend.recipe import Recipe, SetPoint
-from agent.recommend.region import Region, reach_region
-from agent.recommend.situation import surrogate_of
+from agent.recommend.proposal import Knowledge
 from benchmarks.recommend.consortium import (
     Job,
     Values,
@@ -29,27 +24,9 @@ from benchmarks.recommend.consortium import (
     site_of,
     together,
 )
-from shopfloor.line import (
-    CONDITIONS,
-    LABEL,
-    NOISE_KWH_T,
-    SETTINGS,
-    SITES,
-    Line,
-    draw_conditions,
-    generate,
-    optimum,
-    truth,
-)
-from wire.standards import Standard
-from wire.tensors import Params
+from shopfloor.jobs.proposals import Learned, Rows, Told, asking, knowing, tell
+from shopfloor.line import NOISE_KWH_T, SITES, Line, draw_conditions, generate, truth
 
-RECIPE = Recipe(
-    label=LABEL,
-    setpoint=tuple(
-        SetPoint(channel=name, lowest=low, highest=high) for name, (low, high) in SETTINGS.items()
-    ),
-)
 ARMS = ("as it is", "alone", "alone, no region", "federated", "pooled")
 
 
@@ -95,13 +72,6 @@ class Outcome:
     at_proposals: float | None
 
 
-@dataclass(frozen=True)
-class _Arm:
-    versions: list[Params]
-    standard: Standard
-    region: Region
-
-
 def outcomes(job: Job, sizes: Sizes, seed: int) -> list[Outcome]:
     """Let five sites learn, and judge what each would be told."""
     lines = [generate(site, sizes.rows + sizes.future, seed) for site in range(SITES)]
@@ -111,25 +81,24 @@ def outcomes(job: Job, sizes: Sizes, seed: int) -> list[Outcome]:
     moments = [moments_of(job, site) for site in raw]
     common = reduce(add, moments).standard
     sites = [scaled(job, site, common) for site in raw]
-    near = reach_region(RECIPE.reach)
-    federated = _Arm(together(job, sites, sizes.rounds, sizes.kept, seed), common, near)
+    federated = Learned(together(job, sites, sizes.rounds, sizes.kept, seed), common)
     everything = alone(job, pooled(sites), sizes.rounds, seed)
     found = []
     for at, (line, site) in enumerate(zip(lines, raw, strict=True)):
         own = moments[at].standard
         local = alone(job, scaled(job, site, own), sizes.rounds, seed)
         arms = {
-            "alone": _Arm([local], own, near),
-            "alone, no region": _Arm([local], own, _anywhere),
+            "alone": Learned([local], own),
+            "alone, no region": Learned([local], own, _anywhere),
             "federated": federated,
-            "pooled": _Arm([everything], common, near),
+            "pooled": Learned([everything], common),
         }
-        found.append(_judged(job, arms, _Asked(line, site, sizes, seed)))
+        found.append(_judged(job, arms, _Plant(line, site, sizes, seed)))
     return found
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Plant:
     """A site: all that it records, what it learns from, and how much is asked."""
 
     line: Line
@@ -137,10 +106,10 @@ class _Asked:
     sizes: Sizes
     seed: int
 
-    @property
-    def values(self) -> Values:
-        """All rows, float64 (N, 8)."""
-        return np.concatenate([self.line.settings, self.line.conditions], axis=1)
+    def rows(self, at: NDArray[np.int64]) -> Rows:
+        """Rows by their numbers."""
+        values = np.concatenate([self.line.settings[at], self.line.conditions[at]], axis=1)
+        return Rows(values, self.line.energy[at])
 
     @property
     def calibration(self) -> NDArray[np.int64]:
@@ -148,57 +117,42 @@ class _Asked:
         return self.site.held_out.first.astype(np.int64)
 
 
-def _judged(job: Job, arms: Mapping[str, _Arm], asked: _Asked) -> Outcome:
-    line, rows = asked.line, asked.sizes.rows
-    conditions = draw_conditions(asked.sizes.conditions, asked.seed)
-    best = optimum(conditions)[1]
-    present = line.settings[rows : rows + len(conditions)]
-    regret = {"as it is": float((truth(present, conditions) - best).mean())}
-    proposed = {"as it is": 0.0}
-    hits: list[bool] = []
+def _judged(job: Job, arms: Mapping[str, Learned], of: _Plant) -> Outcome:
+    first = of.sizes.rows
+    conditions = draw_conditions(of.sizes.conditions, of.seed)
+    asked = asking(of.line.settings[first : first + len(conditions)], conditions)
+    regret, proposed = {"as it is": asked.regret(asked.present)}, {"as it is": 0.0}
+    held: float | None = None
     for name, arm in arms.items():
-        knowledge = _knowledge(job, arm, asked, asked.calibration)
-        told = [
-            _told(knowledge, np.concatenate(row)) for row in zip(present, conditions, strict=True)
-        ]
-        energies = truth(np.array([settings for settings, _ in told]), conditions)
-        regret[name] = float((energies - best).mean())
-        proposed[name] = float(np.mean([after is not None for _, after in told]))
+        told = tell(knowing(job.model, arm, of.rows(of.calibration)), asked)
+        regret[name] = asked.regret(told.settings)
+        proposed[name] = told.share
         if name == "federated":
-            noise = np.random.default_rng([asked.seed, 1]).normal(0.0, NOISE_KWH_T, len(best))
-            hits = [
-                after.low <= read <= after.high
-                for (_, after), read in zip(told, energies + noise, strict=True)
-                if after is not None
-            ]
-    held = float(np.mean(hits)) if hits else None
-    return Outcome(regret, proposed, *_coverage(job, arms["federated"], asked), held)
+            held = _held(told, conditions, of.seed)
+    return Outcome(regret, proposed, *_coverage(job, arms["federated"], of), held)
 
 
-def _told(knowledge: Knowledge, now: Values) -> tuple[list[float], Interval | None]:
-    """The set-points that a site runs afterwards, and what it was promised, if it moved."""
-    proposal = recommend(knowledge, RECIPE, now)
-    settings = [setting.proposed for setting in proposal.settings]
-    return settings, None if proposal.reason else proposal.after
+def _held(told: Told, conditions: Values, seed: int) -> float | None:
+    """Share of proposals at which the meter would read what was promised."""
+    noise = np.random.default_rng([seed, 1]).normal(0.0, NOISE_KWH_T, len(conditions))
+    readings = truth(told.settings, conditions) + noise
+    hits = [
+        promised.low <= reading <= promised.high
+        for promised, reading in zip(told.promised, readings, strict=True)
+        if promised is not None
+    ]
+    return float(np.mean(hits)) if hits else None
 
 
-def _knowledge(job: Job, arm: _Arm, asked: _Asked, at: NDArray[np.int64]) -> Knowledge:
-    """What an arm knows when these rows of the site calibrate it."""
-    surrogate = surrogate_of(job.model, arm.standard, arm.versions)
-    bands = bands_of(surrogate, asked.values[at], asked.line.energy[at], RECIPE)
-    return Knowledge(surrogate, [*SETTINGS, *CONDITIONS], bands, arm.region)
-
-
-def _coverage(job: Job, arm: _Arm, asked: _Asked) -> tuple[float, float, float]:
+def _coverage(job: Job, arm: Learned, of: _Plant) -> tuple[float, float, float]:
     """Of values at the same time, of later ones, and of changes at the same time."""
-    half = _knowledge(job, arm, asked, asked.calibration[::2])
-    rest = asked.calibration[1::2]
-    errors, scales = _errors(half, asked, rest)
-    pairs = np.random.default_rng(asked.seed).permutation(len(rest))
-    one, other = pairs[: len(rest) // 2], pairs[len(rest) - len(rest) // 2 :]
+    half = knowing(job.model, arm, of.rows(of.calibration[::2]))
+    errors, scales = _errors(half, of.rows(of.calibration[1::2]))
+    pairs = np.random.default_rng(of.seed).permutation(len(errors))
+    one, other = pairs[: len(errors) // 2], pairs[len(errors) - len(errors) // 2 :]
     changes = np.abs(errors[one] - errors[other]) / np.hypot(scales[one], scales[other])
-    whole = _knowledge(job, arm, asked, asked.calibration)
-    later, later_scales = _errors(whole, asked, np.arange(asked.sizes.rows, len(asked.line)))
+    whole = knowing(job.model, arm, of.rows(of.calibration))
+    later, later_scales = _errors(whole, of.rows(np.arange(of.sizes.rows, len(of.line))))
     return (
         float((np.abs(errors) <= half.bands.value * scales).mean()),
         float((np.abs(later) <= whole.bands.value * later_scales).mean()),
@@ -206,10 +160,10 @@ def _coverage(job: Job, arm: _Arm, asked: _Asked) -> tuple[float, float, float]:
     )
 
 
-def _errors(knowledge: Knowledge, asked: _Asked, at: NDArray[np.int64]) -> tuple[Values, Values]:
+def _errors(knowledge: Knowledge, rows: Rows) -> tuple[Values, Values]:
     """Measured - predicted and scales of rows."""
-    predicted, scales = knowledge.surrogate.predict(asked.values[at])
-    return asked.line.energy[at] - predicted, scales
+    predicted, scales = knowledge.surrogate.predict(rows.values)
+    return rows.energy - predicted, scales
 
 
 def _first(line: Line, rows: int) -> dict[str, Values]:

@@ -4,22 +4,25 @@ Responsible for reading the published table (SCMS Delivery History, US public do
 gzip, and for its orders in the channels of `configs/jobs/supply_chain.toml`.  Refuses a table of
 another form, naming file, line and column.  Pure but for the reading.
 
-Read are only columns that are known when the order is placed, and the two dates that make the
-label.  Not read: what is recorded later (`Delivery Recorded Date`, weight, freight, insurance), the
-customer (`Project Code`; `Country` counts by its region and its coast alone), prices and values.
-Where no date of the order was kept, that of the request stands in for it.
+A channel is made of columns that are known when the order is placed, the label of two dates.  Not
+read: what is recorded later (`Delivery Recorded Date`, weight, freight, insurance).  `Country`
+counts by its region and its coast alone.  The customer (`Project Code`) and the price are kept
+apart, as what a site has and nobody learns from.  Where no date of the order was kept, that of the
+request stands in for it.
 
 A site is a `Manufacturing Site`; those with few orders count as one site, `OTHERS`.
 """
 
+import contextlib
 import csv
 import gzip
 import io
 import math
 import zlib
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Final
@@ -112,18 +115,29 @@ _WANTED: Final = (
     *("Shipment Mode", "Vendor INCO Term", "Line Item Quantity", "Unit of Measure (Per Pack)"),
     *("Sub Classification", "Dosage Form", "First Line Designation"),
 )
+_CUSTOMER, _PRICE = "Project Code", "Unit Price"
+PRIVATE: Final = ("customer", "unit_price")
+"""What a site has and no job may learn from, where the table has it."""
 
 
 class OrdersError(ValueError):
     """A file that is no such history; the message names file, line and column."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class History:
-    """Orders of one site in the order of their scheduled day, as `shopfloor.orders` has them."""
+    """Orders of one site in the order of their scheduled day, as `shopfloor.orders` has them.
+
+    Attributes:
+      site: its name.
+      columns: `SCHEDULED`, the channels and the label.
+      private: of the same orders, what is no channel of any job: `customer`, a number for each, and
+        `unit_price`, USD; empty where the table has no such columns.
+    """
 
     site: str
     columns: Columns
+    private: Columns = field(default_factory=dict)
 
 
 def read_histories(path: Path, least: int = LEAST_ORDERS) -> list[History]:
@@ -147,7 +161,11 @@ def read_histories(path: Path, least: int = LEAST_ORDERS) -> list[History]:
     except (csv.Error, UnicodeDecodeError) as error:
         raise OrdersError(f"{file}: not a CSV text in UTF-8: {error}") from None
     lines = Counter(row[_ORDER] for _, row in rows)
-    parsed = [(row[_SITE], _order(where, row, lines[row[_ORDER]])) for where, row in rows]
+    customers = sorted({row[_CUSTOMER] for _, row in rows if _CUSTOMER in row})
+    parsed = [
+        (row[_SITE], _order(where, row, lines[row[_ORDER]]) | _private(where, row, customers))
+        for where, row in rows
+    ]
     often = Counter(site for site, _ in parsed)
     sites: dict[str, list[Mapping[str, float]]] = {
         site: [] for site, orders in often.most_common() if orders >= least
@@ -155,7 +173,12 @@ def read_histories(path: Path, least: int = LEAST_ORDERS) -> list[History]:
     sites[OTHERS] = []
     for site, order in parsed:
         sites.get(site, sites[OTHERS]).append(order)
-    return [History(site, _columns(orders)) for site, orders in sites.items() if orders]
+    names, kept = (SCHEDULED, *CHANNELS, LABEL), [name for name in PRIVATE if name in parsed[0][1]]
+    return [
+        History(site, _columns(orders, names), _columns(orders, kept))
+        for site, orders in sites.items()
+        if orders
+    ]
 
 
 def _read(path: Path) -> bytes:
@@ -173,13 +196,15 @@ def _read(path: Path) -> bytes:
 def _rows(path: Path, text: str) -> list[tuple[str, dict[str, str]]]:
     """Where a row stands, and its cells."""
     reader = csv.DictReader(io.StringIO(text), strict=True)
-    missing = [name for name in _WANTED if name not in (reader.fieldnames or ())]
+    header = reader.fieldnames or ()
+    missing = [name for name in _WANTED if name not in header]
     if missing:
         raise OrdersError(f"{path}:1: columns missing: {', '.join(missing)}")
+    wanted = [*_WANTED, *(name for name in (_CUSTOMER, _PRICE) if name in header)]
     rows = []
     for row in reader:
         where = f"{path}:{reader.line_num}"
-        cells = {name: row[name] for name in _WANTED}
+        cells = {name: row[name] for name in wanted}
         if None in cells.values():
             raise OrdersError(f"{where}: fewer cells than the header has columns")
         rows.append((where, cells))
@@ -215,19 +240,27 @@ def _order(where: str, row: Mapping[str, str], lines: int) -> dict[str, float]:
     }
 
 
-def _columns(orders: Sequence[Mapping[str, float]]) -> Columns:
+def _private(where: str, row: Mapping[str, str], customers: Sequence[str]) -> dict[str, float]:
+    found = {}
+    if _CUSTOMER in row:
+        found["customer"] = float(bisect_left(customers, row[_CUSTOMER]))
+    if _PRICE in row:
+        found["unit_price"] = _price(where, row)
+    return found
+
+
+def _columns(orders: Sequence[Mapping[str, float]], names: Sequence[str]) -> Columns:
     ordered = sorted(orders, key=lambda order: order[SCHEDULED])
-    return {
-        name: np.array([order[name] for order in ordered], np.float64)
-        for name in (SCHEDULED, *CHANNELS, LABEL)
-    }
+    return {name: np.array([order[name] for order in ordered], np.float64) for name in names}
 
 
 def _date(where: str, name: str, row: Mapping[str, str]) -> date:
     try:
         return date.fromisoformat(row[name])
     except ValueError:
-        raise OrdersError(f"{where}: column {name!r}: {row[name][:40]!r} is no date") from None
+        raise OrdersError(
+            f"{where}: column {name!r}: {row[name][:40]!r} is no YYYY-MM-DD"
+        ) from None
 
 
 def _date_if_any(where: str, name: str, row: Mapping[str, str]) -> date | None:
@@ -243,6 +276,14 @@ def _code(where: str, name: str, row: Mapping[str, str], codes: Mapping[str, int
 def _word(where: str, name: str, row: Mapping[str, str], words: Mapping[str, str]) -> str:
     numbers = {word: at for at, word in enumerate(words)}
     return list(words.values())[_code(where, name, row, numbers)]
+
+
+def _price(where: str, row: Mapping[str, str]) -> float:
+    with contextlib.suppress(ValueError):
+        price = float(row[_PRICE])
+        if 0.0 <= price < math.inf:
+            return price
+    raise OrdersError(f"{where}: column {_PRICE!r}: {row[_PRICE][:40]!r} is no price")
 
 
 def _log10(where: str, name: str, row: Mapping[str, str]) -> float:

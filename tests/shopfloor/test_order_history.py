@@ -1,4 +1,4 @@
-"""A published order history as sites, and the threshold that sites set by adding up counts."""
+"""A published order history as sites."""
 
 import csv
 import gzip
@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.supply_chain_data import OTHERS, OrdersError, read_histories
-from benchmarks.supply_chain_odd import BIN_EDGES, bins_of, threshold_of
+from shopfloor.order_history import OTHERS, OrdersError, read_histories
 from shopfloor.orders import CHANNELS, CODES, LABEL, SCHEDULED
 
 ORDER = {
@@ -34,7 +33,7 @@ ORDER = {
 
 def table(path: Path, *changes: dict[str, str]) -> Path:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(ORDER))
+    writer = csv.DictWriter(text, list(ORDER | changes[0]))
     writer.writeheader()
     writer.writerows({**ORDER, **change} for change in changes)
     path.write_bytes(gzip.compress(text.getvalue().encode()))
@@ -72,6 +71,22 @@ def test_what_was_recorded_after_the_order_changes_no_input(tmp_path: Path) -> N
     assert before[LABEL] != changed[LABEL]
 
 
+def test_customers_and_prices_are_kept_apart_from_what_is_learned(tmp_path: Path) -> None:
+    bare = read_histories(table(tmp_path / "bare.csv.gz", {}), least=1)[0]
+    assert bare.private == {}
+    changes = [
+        {"Project Code": code, "Unit Price": price, "Scheduled Delivery Date": f"2010-03-{day}"}
+        for code, price, day in (("B", "0.25", 23), ("A", "17", 22), ("B", "3.5", 21))
+    ]
+    file = tmp_path / "whole.csv.gz"
+    whole = read_histories(table(file, *changes), least=1)[0]
+    assert whole.private["customer"].tolist() == [1.0, 0.0, 1.0]
+    assert whole.private["unit_price"].tolist() == [3.5, 17.0, 0.25]
+    assert set(whole.columns) == {SCHEDULED, LABEL, *CHANNELS}
+    with pytest.raises(OrdersError, match="'Unit Price': 'nan' is no price"):
+        read_histories(table(file, changes[0] | {"Unit Price": "nan"}))
+
+
 def test_small_sites_count_as_one_and_orders_are_in_the_order_of_their_days(
     tmp_path: Path,
 ) -> None:
@@ -87,7 +102,7 @@ def test_small_sites_count_as_one_and_orders_are_in_the_order_of_their_days(
     ("change", "reason"),
     [
         ({"Shipment Mode": "Mule"}, r"o\.csv\.gz:3: column 'Shipment Mode': 'Mule' is none of"),
-        ({"Scheduled Delivery Date": "soon"}, "'Scheduled Delivery Date': 'soon' is no date"),
+        ({"Scheduled Delivery Date": "soon"}, "'Scheduled Delivery Date': 'soon' is no YYYY-MM-DD"),
         ({"PO Sent to Vendor Date": "?"}, "'PO Sent to Vendor Date'"),
         ({"Line Item Quantity": "0"}, "'Line Item Quantity': '0' is no whole number from 1"),
     ],
@@ -109,20 +124,3 @@ def test_a_table_that_is_absent_or_of_another_form_is_refused(tmp_path: Path) ->
     other.with_suffix(".gz").write_bytes(b"no gzip")
     with pytest.raises(OrdersError, match="not a gzip file"):
         read_histories(other.with_suffix(".gz"))
-
-
-def test_counts_of_sites_add_up_to_the_threshold_of_all_their_orders() -> None:
-    random = np.random.default_rng(0)
-    sites = [random.lognormal(mean, 1.0, 400) for mean in (-3.0, -2.0, -1.0)]
-    everything = np.concatenate(sites)
-    summed = threshold_of(np.sum([bins_of(each) for each in sites], axis=0), 0.01)
-    assert summed == threshold_of(bins_of(everything), 0.01)
-    assert (everything >= summed).mean() <= 0.01
-    below = BIN_EDGES[summed > BIN_EDGES][-1]
-    assert (everything >= below).mean() > 0.01
-
-
-def test_errors_beyond_the_bins_are_counted_and_leave_no_finite_threshold() -> None:
-    counts = bins_of(np.array([0.0, 1e9, 1e9]))
-    assert counts.sum() == 3
-    assert threshold_of(counts, 0.01) == float("inf")

@@ -1,0 +1,1 @@
+"""The four jobs on real data, over the wire: `make bench-jobs`."""
