@@ -13,12 +13,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.authoring import build_draft, read_bundle_settings
-from agent.bundle.tables import Table, TableError, read_table
 from shopfloor import line, steel, steel_meters
-from shopfloor.jobs.task import JOBS, TIME, Columns, DataError, SiteRows, Task
-from wire.bundle import read_draft
-from wire.manifest import Manifest
+from shopfloor.jobs.task import TIME, Columns, DataError, SiteRows, Task
 
 ROWS: Final = 1000
 """Shifts of each simulated site, eleven months."""
@@ -29,8 +25,6 @@ here: what counts is their order."""
 SHIFT_S: Final = 8 * 3600.0
 WEEK_ROWS: Final = 21
 """A week of shifts: neighbours share set-points and the meter's drift, so whole weeks judge."""
-LEAST_ROWS: Final = 5 * WEEK_ROWS
-MOST_FILES: Final = 200
 _PUBLISHED: Final = ("Steel_industry_data.csv", "Steel_industry_data.csv.gz")
 
 
@@ -75,38 +69,16 @@ def _generate_process(seed: int) -> list[SiteRows]:
     ]
 
 
-def _read_process(path: Path, seed: int) -> list[SiteRows]:
-    """A folder with a CSV for each site, rows in the order of time."""
-    files = sorted(path.glob("*.csv")) if path.is_dir() else []
-    if not 2 <= len(files) <= MOST_FILES:
-        raise DataError(
-            f"{path}: {len(files)} CSV files; give a folder with one for each site, 2 to"
-            f" {MOST_FILES}, of the columns in {PROCESS.description.name}"
-        )
-    manifest = _manifest()
-    sites = []
-    for at, file in enumerate(files):
-        try:
-            table = read_table(file, manifest)
-        except TableError as error:
-            raise DataError(f"{error}; see the columns in {PROCESS.description.name}") from None
-        if len(table) < LEAST_ROWS:
-            raise DataError(f"{file}: {len(table)} rows; give {LEAST_ROWS} or more, a row a shift")
-        columns = _columns(manifest, table)
-        sites.append(site_of(file.stem, columns, SHIFT_S, WEEK_ROWS, seed + at))
-    return sites
+def _read_process(path: Path, _seed: int) -> list[SiteRows]:
+    """Nobody published such a line: there is no file of a known form (`shopfloor/jobs/folders`).
 
-
-def _manifest() -> Manifest:
-    described = JOBS / "process.toml"
-    return read_draft(build_draft(described, read_bundle_settings(described)))[0].manifest
-
-
-def _columns(manifest: Manifest, table: Table) -> Columns:
-    columns: Columns = dict(table.channels)
-    if manifest.label is not None and table.labels is not None:
-        columns[manifest.label.channel] = table.labels
-    return columns
+    Raises:
+      DataError: always; says what to give.
+    """
+    raise DataError(
+        f"{path}: no folder with a CSV or npz file for each site, of the columns in"
+        f" {PROCESS.description.name}; give one, or no path to simulate the line"
+    )
 
 
 def _generate_energy(seed: int) -> list[SiteRows]:

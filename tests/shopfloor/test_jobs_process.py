@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from agent.authoring import build_draft, read_bundle_settings
 from coordinator.config import ScheduleTable
 from shopfloor import line, steel_meters
-from shopfloor.jobs.process import ENERGY, LEAST_ROWS, PROCESS, ROWS, WEEK_ROWS
+from shopfloor.jobs.process import ENERGY, PROCESS, ROWS, WEEK_ROWS
 from shopfloor.jobs.task import TIME, DataError, SiteRows, Task
 from wire.bundle import read_draft
 
@@ -86,35 +86,12 @@ def test_a_simulated_meter_obeys_the_power_triangle_to_its_rounding() -> None:
         steel_meters.generate(steel_meters.SITES, 0)
 
 
-def written(folder: Path, sites: int, rows: int) -> Path:
-    for site in range(sites):
-        line.write_csv(line.generate(site, rows, 0), folder / f"mill-{site}.csv")
-    return folder
-
-
-def test_a_folder_of_ones_own_lines_is_read_a_site_a_file(tmp_path: Path) -> None:
-    sites = PROCESS.read(written(tmp_path, 3, LEAST_ROWS + 1), 0)
-    assert [site.name for site in sites] == ["mill-0", "mill-1", "mill-2"]
-    assert set(sites[0].train) == columns_of(PROCESS)
-    energy = np.sort(np.concatenate([sites[1].train["energy"], sites[1].test["energy"]]))
-    expected = np.sort(line.generate(1, LEAST_ROWS + 1, 0).energy)
-    assert np.allclose(energy, expected, atol=0.0006)
-
-
-def test_lines_of_another_form_are_refused_with_file_and_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="0 CSV files; give a folder with one for each site"):
-        PROCESS.read(tmp_path, 0)
-    file = written(tmp_path, 2, LEAST_ROWS) / "mill-1.csv"
-    lines = file.read_text().splitlines()
-    file.write_text("\n".join([*lines[:4], lines[4].replace(lines[4].split(",")[0], "hot"), ""]))
-    with pytest.raises(DataError, match=r"mill-1\.csv:5: column 'soak_temperature': 'hot'"):
-        PROCESS.read(tmp_path, 0)
-    file.write_text("\n".join(lines[:20]))
-    with pytest.raises(DataError, match=r"mill-1\.csv: 19 rows; give 105 or more"):
-        PROCESS.read(tmp_path, 0)
+def test_a_line_has_no_published_file_so_a_folder_of_sites_is_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "own.csv"
     file.write_text("energy\n1\n")
-    with pytest.raises(DataError, match=r"columns missing: soak_temperature.*see the columns in"):
-        PROCESS.read(tmp_path, 0)
+    for path in (file, tmp_path):
+        with pytest.raises(DataError, match=r"for each site, of the columns in process\.toml"):
+            PROCESS.read(path, 0)
 
 
 def readings(months: tuple[int, ...], usage: str = "5.5") -> str:
