@@ -27,7 +27,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	bench-delivery bench-fanout bench-async bench-aggregate bench-robust bench-personal \
 	bench-bytes bench-contribution bench-ingest bench-serial bench-scores bench-footprint \
 	bench-bridge bench-firmware bench-runtimes bench-secagg bench-attacks \
-	bench-recommend bench-jobs
+	bench-recommend bench-jobs bench-tutorials
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,7 @@ acceptance: $(STAMP)  ## reduced benchmarks: correctness asserted, ratios printe
 	@$(VENV)/bin/python -m shopfloor.chaos --faults 40 --seed 3 --secure
 	@$(VENV)/bin/python -m benchmarks.recommend --reduced
 	@$(VENV)/bin/python -m benchmarks.jobs --reduced
+	@$(VENV)/bin/python -m benchmarks.tutorials --reduced
 	@$(VENV)/bin/python -m benchmarks.ingest --reduced
 	@$(VENV)/bin/python -m benchmarks.serial_lines --reduced
 	@$(VENV)/bin/python -m benchmarks.scores --reduced
@@ -144,6 +145,9 @@ bench-contribution: $(STAMP)  ## noisy sites told from clean ones without lookin
 
 bench-jobs: $(STAMP)  ## the four jobs on real data over the wire: federated, personal, pooled, alone
 	@$(VENV)/bin/python -m benchmarks.jobs $(ARGS)
+
+bench-tutorials: $(STAMP)  ## the four jobs' tutorial pages typed word by word, whole demos too: about an hour
+	@$(VENV)/bin/python -m benchmarks.tutorials $(ARGS)
 
 bench-secagg: $(STAMP)  ## exact sums of masked updates, their cost beside BFV, quality beside float32
 	@$(VENV)/bin/python -m benchmarks.secagg $(ARGS)

@@ -11,6 +11,7 @@ its machine will produce; the held-out rows are written to no file that an agent
           coordinator.toml, gateway-l.toml ...
 """
 
+import random
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from wire.messages import HelperKeys
 from wire.signing import read_private_key
 
 FEDERATION = "demo"
+_PORTS = (12_000, 32_000)
 SITES = ("L", "M", "H")
 SECURE_SITES = ("L1", "L2", "L3", "L4", "L5", "L6", "M1", "M2", "M3", "H1")
 """Of about a thousand rows each; the letter is the quality that a site makes."""
@@ -269,11 +271,19 @@ def _table(options: Options) -> Table:
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports that nobody uses now; all are held until all are known, so they differ."""
-    holders = [socket.socket() for _ in range(number)]
+    """Ports that nobody uses now; all are held until all are known, so they differ.
+
+    They lie below those that the kernel gives to outgoing connections (Linux: from 32768 on), so
+    that none is taken by one before its program listens there.
+    """
+    holders: list[socket.socket] = []
     try:
-        for holder in holders:
-            holder.bind(("127.0.0.1", 0))
+        while len(holders) < number:
+            holders.append(socket.socket())
+            try:
+                holders[-1].bind(("127.0.0.1", random.SystemRandom().randint(*_PORTS)))
+            except OSError:  # somebody's
+                holders.pop().close()
         return [int(holder.getsockname()[1]) for holder in holders]
     finally:
         for holder in holders:
