@@ -37,7 +37,7 @@ FOLDERS = {
     "supply-chain": "supply_chain",
 }
 """Where the public sets lie beneath the data folder; the other jobs are simulated."""
-REDUCED_VERSIONS = 12
+REDUCED_VERSIONS = 4
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="journeyman-jobs-") as temporary:
         out = options.out or Path(temporary)
         runs = _runs(options)
-        with ThreadPoolExecutor(options.parallel) as pool:
+        with ThreadPoolExecutor(2 if options.reduced else options.parallel) as pool:
             records = list(pool.map(lambda run: _record(run, options, out), runs))
     return conclude(
         [(run.job, record) for run, record in zip(runs, records, strict=True)],
@@ -136,7 +136,7 @@ def _demo(run: Run, options: argparse.Namespace, folder: Path) -> None:
     command += ["--data", str(data)] if data is not None else []
     command += ["--newcomer", run.newcomer] if run.newcomer else []
     command += ["--versions", str(REDUCED_VERSIONS)] if options.reduced else []
-    command += ["--no-drift"] if run.newcomer else []
+    command += ["--no-drift"] if run.newcomer or options.reduced else []
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "demo.log"
     with log.open("wb") as file:
