@@ -35,6 +35,7 @@ FOLDERS = {
     "inspection": "deeppcb",
     "energy": "steel_energy",
     "supply-chain": "supply_chain",
+    "odd-orders": "supply_chain",
 }
 """Where the public sets lie beneath the data folder; the other jobs are simulated."""
 REDUCED_VERSIONS = 4
