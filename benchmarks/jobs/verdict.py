@@ -42,7 +42,9 @@ def conclude(runs: Sequence[tuple[str, JobRecord]], *, is_reduced: bool) -> int:
     lost = sum(record.updates.lost for _, record in runs)
     _print(found)
     margins = [each["margin"] for each in found.values()]
-    holds = lost == 0 and all(each["holds"] for each in found.values())
+    holds = lost == 0 and all(
+        each["holds"] and each.get("newcomers_hold", True) for each in found.values()
+    )
     verdict = {
         "name": "jobs",
         "value": round(min(margins), 3),
