@@ -260,6 +260,7 @@ holdout_stretch_s = {task.holdout_stretch_s}
 [training]
 pause_s = 0.2
 priority = "low"
+scoring_backend = "auto"
 budget.enabled = false
 
 [personal]
