@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from shopfloor.jobs.record import JobRecord
+from shopfloor.jobs.record import JobRecord, SiteResult
 
 TARGETS = {
     "maintenance": "federated or personal PR-AUC within .02 of pooled, above the mean of alone",
@@ -19,13 +19,15 @@ TARGETS = {
 }
 NEWCOMERS = ("maintenance", "inspection")
 """Jobs of which each site joins late once."""
+_MORE = ("worse", "can", "unseen", "regret", "newcomers", "drift")
+"""First words of what is printed below the tables."""
 MOST_BEHIND = 0.02
 MOST_OVER = 0.05
 LONGEST_RMSE = 14.5
 MOST_WORSE = 0.01
 """Of a site under personalisation against itself alone: a point; of RMSE one part in a hundred."""
 MOST_APART = 0.01
-"""Of a newcomer behind the members' mean."""
+"""Of newcomers, in the mean, behind the members' mean."""
 
 
 def conclude(runs: Sequence[tuple[str, JobRecord]], *, is_reduced: bool) -> int:
@@ -38,7 +40,7 @@ def conclude(runs: Sequence[tuple[str, JobRecord]], *, is_reduced: bool) -> int:
         found[job] = _of_job(job, members)
         newcomers = [record for record in records if record.newcomer is not None]
         if newcomers:
-            found[job] |= _of_newcomers(newcomers)
+            found[job] |= _of_newcomers(newcomers, members)
     lost = sum(record.updates.lost for _, record in runs)
     _print(found)
     margins = [each["margin"] for each in found.values()]
@@ -128,19 +130,48 @@ def _worse_off(
     return worse, unclear
 
 
-def _of_newcomers(records: Sequence[JobRecord]) -> dict[str, Any]:
-    """How a site fares that is served what others learned, against the members' mean."""
-    apart = {}
-    for record in records:
-        newcomer = record.newcomer
-        if newcomer and newcomer.quality is not None and newcomer.members is not None:
-            apart[newcomer.site] = round(newcomer.quality - newcomer.members, 4)
-    mean = float(np.mean(list(apart.values()))) if apart else None
-    return {
-        "newcomers": apart,
-        "newcomers_mean": None if mean is None else round(mean, 4),
-        "newcomers_hold": mean is not None and mean >= -MOST_APART,
+def _of_newcomers(newcomers: Sequence[JobRecord], members: Sequence[JobRecord]) -> dict[str, Any]:
+    """How sites fare that are served what others learned, by name: how much better they are.
+
+    Than:
+    - `newcomers`, which decides: the members' mean, each at home, where rows may be easier;
+    - `..._than_members_there`: the mean of what members serve, on the newcomer's rows;
+    - `..._than_as_member`: the federation's model when this site is a member, on its test rows;
+    - `..._than_pooled`: the members' rows in one place: all that anybody could know of it.
+    """
+    found: dict[str, dict[str, float]] = {
+        "newcomers": {},
+        "newcomers_than_members_there": {},
+        "newcomers_than_as_member": {},
+        "newcomers_than_pooled": {},
     }
+
+    def put(name: str, site: str, one: float | None, other: float | None) -> None:
+        if one is not None and other is not None:
+            found[name][site] = round(one - other, 4)
+
+    for record in newcomers:
+        new = record.newcomer
+        if new is None:
+            continue
+        site = _site(record, new.site)
+        put("newcomers", new.site, new.quality, new.members)
+        put("newcomers_than_members_there", new.site, new.quality, new.members_there)
+        put("newcomers_than_pooled", new.site, site.quality.federated, site.quality.pooled)
+        for twin in [each for each in members if each.seed == record.seed]:
+            as_member = _site(twin, new.site).quality.federated
+            put("newcomers_than_as_member", new.site, site.quality.federated, as_member)
+    apart = list(found["newcomers"].values())
+    mean = _mean(apart)
+    return {
+        **found,
+        "newcomers_mean": round(mean, 4),
+        "newcomers_hold": bool(apart) and mean >= -MOST_APART,
+    }
+
+
+def _site(record: JobRecord, name: str) -> SiteResult:
+    return next(site for site in record.sites if site.name == name)
 
 
 def _regret(records: Sequence[JobRecord]) -> dict[str, float] | None:
@@ -178,6 +209,6 @@ def _print(found: dict[str, dict[str, Any]]) -> None:
             cells = "".join(f"{each[key][way]:11.4g}" for way in ways)
             print(f"{job:14}{each['metric']:>10}{cells}   {'yes' if each['holds'] else 'no'}")
     for job, each in found.items():
-        for name in ("worse_off", "can_not_tell", "unseen", "regret", "newcomers", "drift"):
-            if each.get(name):
-                print(f"{job}: {name.replace('_', ' ')}: {each[name]}")
+        for name, value in each.items():
+            if value and name.split("_")[0] in _MORE:
+                print(f"{job}: {name.replace('_', ' ')}: {value}")

@@ -132,12 +132,19 @@ def can_tell(metric: Metric, truth: Floats) -> bool:
 
 
 def difference(
-    metric: Metric, truth: Floats, one: Floats, other: Floats, seed: int
+    metric: Metric, truth: Floats, one: Floats, others: Sequence[Floats], seed: int
 ) -> Difference | None:
-    """How much better `one` is than `other` on the same rows; None where they can not tell.
+    """How much better `one` is than the mean of others on the same rows; None: can not be told.
 
     The interval is the percentile bootstrap's over rows (Efron and Tibshirani 1993, section 13.3),
-    the rows of both models drawn together.
+    the rows of all models drawn together.
+
+    Args:
+      metric: by what.
+      truth: (N,).
+      one: answers, (N,).
+      others: answers of one or more, each (N,); their qualities are averaged.
+      seed: of the draws.
     """
     if not can_tell(metric, truth):
         return None
@@ -147,9 +154,10 @@ def difference(
     sign = -1.0 if metric == "rmse" else 1.0
     found = []
     for pick in picks:
-        pair = [quality(metric, truth[pick], answer[pick]) for answer in (one, other)]
-        if pair[0] is not None and pair[1] is not None:
-            found.append(sign * (pair[0] - pair[1]))
+        first, *rest = (quality(metric, truth[pick], answer[pick]) for answer in (one, *others))
+        other = mean(rest)
+        if first is not None and other is not None:
+            found.append(sign * (first - other))
     low, high = np.percentile(found[1:], (2.5, 97.5))
     return Difference(found[0], float(low), float(high))
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from agent.egress import FILE_NAME, read_account
-from agent.model import Model, prepare
 from agent.own_model import OwnModelFile
 from shopfloor.jobs.baselines import POOLED
 from shopfloor.jobs.judging import (
@@ -23,14 +22,15 @@ from shopfloor.jobs.judging import (
     quality,
     standardised,
 )
+from shopfloor.jobs.learned import Learned, learned_in, served_answers
 from shopfloor.jobs.moving import in_words, moved
+from shopfloor.jobs.newcomer import newcomer_of
 from shopfloor.jobs.plant import JobPlant, JobSite
 from shopfloor.jobs.proposed import proposals_of
 from shopfloor.jobs.record import (
     CoursePoint,
     Drift,
     JobRecord,
-    Newcomer,
     Qualities,
     SiteResult,
     Unseen,
@@ -39,32 +39,8 @@ from shopfloor.jobs.run import JobRun
 from shopfloor.jobs.task import TIME
 from shopfloor.ledger import account
 from shopfloor.record import UpdateCounts
-from wire.bundle import read_draft
-from wire.manifest import columns
-from wire.standards import Standard, read_standard
-from wire.tensors import Params, read_params
 
 GLOBAL = "the federation's model"
-
-
-@dataclass(frozen=True, eq=False)
-class Learned:
-    """What the federation learned.
-
-    Attributes:
-      model: ready to compute.
-      served: its weights in the end.
-      standard: what inputs are standardised by.
-      version, versions: the served one's number, and how many were made.
-      threshold: that the head names; None: the bundle's.
-    """
-
-    model: Model
-    served: Params
-    standard: Standard | None
-    version: int
-    versions: int
-    threshold: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,22 +51,6 @@ class Answers:
     federated: Floats
     personal: Floats
     pooled: Floats
-
-
-def learned_in(run: JobRun) -> Learned:
-    """Read what the coordinator serves."""
-    model = prepare(read_draft((run.plant.directory / "bundle.jm").read_bytes())[0])
-    manifest = model.manifest
-    with contextlib.closing(run.open_store()) as store:
-        saved, head = store.load(), run.head
-        if saved is None or head is None:
-            raise RuntimeError("a run that has ended has a head")
-        served = read_params(store.content(saved.serve.content.digest), manifest.shared_shapes)
-        standard = None
-        if saved.statistics is not None:
-            data = store.content(saved.statistics.digest)
-            standard = read_standard(data, sum(map(columns, manifest.features)))
-    return Learned(model, served, standard, saved.serve.version, saved.version, saved.threshold)
 
 
 def record_of(run: JobRun) -> JobRecord:
@@ -142,7 +102,7 @@ def record_of(run: JobRun) -> JobRecord:
         channels=read,
         unread=unread,
         drift=_drift(run, learned) if options.drift else None,
-        newcomer=_newcomer(sites, options.newcomer, members),
+        newcomer=newcomer_of(run, learned, sites),
         unseen=_unseen(run, test, found),
         proposals=proposals_of(run, learned.model, learned.served, learned.standard),
     )
@@ -156,11 +116,7 @@ def _answers(run: JobRun, learned: Learned, test: list[Judged]) -> list[Answers]
         rows = slice(int(end) - len(judged.truth), int(end))
         inputs = standardised(learned.model.manifest, judged.examples.x, learned.standard)
         federated = answers(learned.model, learned.served, inputs)
-        own = OwnModelFile(site.state).load()
-        personal = federated
-        if own is not None and own.serving.kind.model != "global":
-            serving = own.serving
-            personal = answers(learned.model, serving.params, serving.inputs(inputs))
+        personal = served_answers(learned, site, inputs)
         found.append(Answers(arrays[site.name][rows], federated, personal, arrays[POOLED][rows]))
     return found
 
@@ -188,7 +144,7 @@ def _site(run: JobRun, site: JobSite, judged: Judged, found: Answers) -> SiteRes
         test_positives=int(truth.sum()) if is_binary else None,
         quality=qualities,
         serves=own.serving.reason if own is not None else GLOBAL,
-        over_local=difference(metric, truth, found.personal, found.local, run.plant.options.seed),
+        over_local=difference(metric, truth, found.personal, [found.local], run.plant.options.seed),
         produced=status.produced,
         folded=status.outcomes.get("folded", 0),
         down_share=run.links.down_share(site.name, run.t_s),
@@ -250,14 +206,6 @@ def _drift(run: JobRun, learned: Learned) -> Drift:
         alarm=run.alarm,
         alarm_s=run.drift_s,
     )
-
-
-def _newcomer(sites: list[SiteResult], name: str, members: list[int]) -> Newcomer | None:
-    for site in sites:
-        if site.name == name:
-            others = mean([sites[at].quality.federated for at in members])
-            return Newcomer(name, site.quality.federated, others, site.quality.local)
-    return None
 
 
 def _unseen(run: JobRun, test: list[Judged], found: list[Answers]) -> Unseen | None:

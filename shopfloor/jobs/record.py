@@ -92,17 +92,23 @@ class Drift(msgspec.Struct, frozen=True):
 
 
 class Newcomer(msgspec.Struct, frozen=True):
-    """A site that joined when training was over and trained nothing.
+    """A site that joined when training was over and trained nothing, so all its rows judge.
 
     Attributes:
       site: its name.
-      quality: of what it is served, on its test rows.
-      members: the members' mean, each on its own test rows.
-      on_its_rows: what it would have with a model of its own rows alone.
+      rows: that judge.
+      quality: of what it is served, on these rows.
+      members_there: mean of what the members serve at home, on the same rows.
+      over_members: how much better the first is.
+      members: the members' mean of the federation's model, each on its own test rows.
+      on_its_rows: what it would have with a model of its own rows alone, on its test rows.
     """
 
     site: str
+    rows: int
     quality: float | None
+    members_there: float | None
+    over_members: Difference | None
     members: float | None
     on_its_rows: float | None
 

@@ -9,10 +9,9 @@ from html import escape
 from agent.egress.categories import CATEGORIES, UNKNOWN
 from shopfloor.jobs.judging import LEAST_POSITIVES
 from shopfloor.jobs.record import Drift, JobRecord, Newcomer, Proposals, Unseen
-from shopfloor.jobs.report_verdict import POINT, gain, is_behind
+from shopfloor.jobs.report_verdict import POINT, is_behind
 from shopfloor.jobs.report_words import (
     NAMES,
-    amount_words,
     metric_words,
     sentence_case,
     significant,
@@ -90,25 +89,33 @@ def _unseen(unseen: Unseen) -> str:
 
 def _newcomer(record: JobRecord, new: Newcomer) -> str:
     metric = record.metric
-    is_less = is_behind(metric, new.quality, new.members, POINT)
-    more = gain(metric, new.quality, new.members)
     words = f"Site {new.site} joined when training was over and trained nothing. "
-    if is_less is None or more is None:
-        words += "Its test rows are too few to tell how well it is served."
-    elif is_less:
-        words += f"It is served {amount_words(record, more)} worse than the members are."
+    if new.quality is None:
+        words += "Its rows are too few to tell how well it is served."
     else:
-        words += "It is served as well as the members are: within a point, or better."
+        there = is_behind(metric, new.quality, new.members_there, POINT)
+        home = is_behind(metric, new.quality, new.members, POINT)
+        words += (
+            f"On its rows the members' models are {'better' if there else 'no better'} than what "
+            f"it is served; at home the members are {'better off' if home else 'no better off'}."
+        )
     bars = _quality_bars(
         record,
         (
-            ("with its own rows alone", "own", new.on_its_rows),
             ("as served when it joined", "federated", new.quality),
+            ("what members serve, mean", "personal", new.members_there),
+        ),
+        f"on its {new.rows:,} rows, none of which anybody learned from",
+    )
+    beside = _quality_bars(
+        record,
+        (
+            ("the newcomer alone", "own", new.on_its_rows),
             ("members, mean", "pooled", new.members),
         ),
-        "on its test rows, the members each on their own",
+        "each at home, on its own test rows",
     )
-    return f"<p>{escape(words)}</p>{bars}"
+    return f"<p>{escape(words)}</p>{bars}{beside}"
 
 
 def _drift(record: JobRecord, drift: Drift) -> str:

@@ -28,8 +28,10 @@ DEFINITIONS = {
     "sites_worse_off": "of these, whose personal model is worse than the site's own by more than "
     "0.01; for RMSE by more than 1 %",
     "updates_add_up": "every update produced has one outcome, or is counted as lost",
-    "newcomer_near_members": "the newcomer's quality is at most 0.01 behind the members' mean; "
-    "for RMSE 1 %",
+    "newcomer_near_members": "the newcomer's quality is at most 0.01 behind the members' mean, "
+    "each on its own test rows; for RMSE 1 %",
+    "newcomer_as_good_as_members_there": "the same against what the members serve, on the "
+    "newcomer's rows",
     "unseen_learned": "the federated model finds more of the unseen class than the site's own",
     "drift_noticed": "the coordinator raised an alarm",
     "proposals_beat_every_site": "less regret with the federated model than with any site's own",
@@ -128,8 +130,12 @@ def _shown(record: JobRecord) -> dict[str, bool | None]:
         found["unseen_learned"] = record.unseen.federated > record.unseen.local
     if record.newcomer is not None:
         new = record.newcomer
-        is_less = is_behind(record.metric, new.quality, new.members, POINT)
-        found["newcomer_near_members"] = None if is_less is None else not is_less
+        for name, other in (
+            ("newcomer_near_members", new.members),
+            ("newcomer_as_good_as_members_there", new.members_there),
+        ):
+            is_less = is_behind(record.metric, new.quality, other, POINT)
+            found[name] = None if is_less is None else not is_less
     if record.drift is not None:
         found["drift_noticed"] = bool(record.drift.alarm)
     if record.proposals is not None:

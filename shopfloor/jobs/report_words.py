@@ -205,7 +205,9 @@ def shown_words(record: JobRecord) -> str:
         new = record.newcomer
         words.append(
             f"{new.site} joined late, trained nothing and is served "
-            f"{with_unit(record, new.quality)} (members: {with_unit(record, new.members)})."
+            f"{with_unit(record, new.quality)} (members' models there: "
+            f"{with_unit(record, new.members_there)}; members at home: "
+            f"{with_unit(record, new.members)})."
         )
     if record.drift is not None:
         drift = record.drift

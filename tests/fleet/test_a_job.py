@@ -57,6 +57,7 @@ def test_the_newcomer_trains_nothing_and_is_served(record: JobRecord) -> None:
     assert newcomer.produced == 0
     assert record.newcomer is not None
     assert record.newcomer.site == "H"
+    assert record.newcomer.rows == newcomer.rows + newcomer.test_rows
 
 
 def test_each_member_serves_what_its_agent_keeps(out: Path, record: JobRecord) -> None:

@@ -46,27 +46,35 @@ def test_a_site_needs_ten_of_either_class_or_thirty_rows() -> None:
     nine, ten = np.r_[np.ones(9), np.zeros(90)], np.r_[np.ones(10), np.zeros(90)]
     assert [can_tell("pr_auc", each) for each in (nine, ten)] == [False, True]
     assert [can_tell("rmse", np.zeros(rows)) for rows in (29, 30)] == [False, True]
-    assert difference("pr_auc", nine, nine, nine, 0) is None
+    assert difference("pr_auc", nine, nine, [nine], 0) is None
 
 
 def test_a_differences_interval_holds_the_difference_and_knows_its_sign() -> None:
     truth, sharp = ranking(2000, 3.0)
     blunt = sharp + RANDOM.normal(scale=3.0, size=2000)
-    better = difference("roc_auc", truth, sharp, blunt, 0)
-    worse = difference("roc_auc", truth, blunt, sharp, 0)
+    better = difference("roc_auc", truth, sharp, [blunt], 0)
+    worse = difference("roc_auc", truth, blunt, [sharp], 0)
     assert better is not None
     assert worse is not None
     assert 0 < better.low < better.value < better.high
     assert worse.high < 0
-    assert better == difference("roc_auc", truth, sharp, blunt, 0)  # by its seed alone
+    assert better == difference("roc_auc", truth, sharp, [blunt], 0)  # by its seed alone
 
 
 def test_of_errors_the_smaller_one_is_better() -> None:
     truth = RANDOM.normal(size=400)
     near, far = truth + 0.1 * RANDOM.normal(size=400), truth + RANDOM.normal(size=400)
-    found = difference("rmse", truth, near, far, 0)
+    found = difference("rmse", truth, near, [far], 0)
     assert found is not None
     assert found.low > 0
+
+
+def test_against_several_it_is_the_mean_of_their_qualities_not_of_their_answers() -> None:
+    truth = RANDOM.normal(size=400)
+    over, under = truth + 1.0, truth - 1.0  # their mean is perfect
+    found = difference("rmse", truth, truth + 0.5, [over, under], 0)
+    assert found is not None
+    assert found.value == pytest.approx(0.5)
 
 
 def test_the_interval_covers_no_difference_between_equals_nineteen_times_in_twenty() -> None:
@@ -75,7 +83,7 @@ def test_the_interval_covers_no_difference_between_equals_nineteen_times_in_twen
         random = np.random.default_rng(seed)
         truth = random.normal(size=150)
         one, other = (truth + random.normal(size=150) for _ in range(2))
-        found = difference("rmse", truth, one, other, seed)
+        found = difference("rmse", truth, one, [other], seed)
         assert found is not None
         covered += found.low <= 0 <= found.high
     assert covered >= 51  # 57 expected; 51 or fewer happen once in two hundred
