@@ -111,6 +111,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def is_up(bridge: Running) -> bool:
+    """Whether socket and page both take connections: they open one after the other."""
+    with socket.socket() as probe:
+        has_page = probe.connect_ex(("127.0.0.1", bridge.port)) == 0
+    return has_page and Path(bridge.socket).exists()
+
+
 @contextmanager
 def bridge_of(folder: Path, program: Path, repository: Path) -> Iterator[Running]:
     device = Plugged(program, folder / "tty")
@@ -123,7 +130,7 @@ def bridge_of(folder: Path, program: Path, repository: Path) -> Iterator[Running
     running = Running(folder, device, process, port)
     try:
         deadline_s = time.monotonic() + DEADLINE_S
-        while not (folder / "bridge.sock").exists() and time.monotonic() < deadline_s:
+        while not is_up(running) and time.monotonic() < deadline_s:
             time.sleep(0.02)
         yield running
     finally:
