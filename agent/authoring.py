@@ -33,6 +33,7 @@ from wire.manifest import (
     Recipe,
     Split,
     Standardise,
+    Symmetry,
     Tensor,
     Window,
     check_manifest,
@@ -67,6 +68,7 @@ class BundleSettings(Settings, frozen=True, kw_only=True):
     label: Label | None = None
     window: Window | None = None
     feature: Annotated[tuple[Feature, ...], msgspec.Meta(min_length=1, max_length=1024)]
+    symmetry: Symmetry = "none"
     recipe: Recipe = Recipe()
     split: Split = Split()
     family: FamilySettings | None = None
@@ -174,6 +176,7 @@ def _manifest(path: Path, settings: BundleSettings) -> Manifest:
         features=settings.feature,
         standardise=settings.standardise,
         loss=settings.loss,
+        symmetry=settings.symmetry,
         recipe=settings.recipe,
         split=settings.split,
         tensors=(),

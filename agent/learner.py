@@ -41,6 +41,7 @@ from agent.wrapping import unmaskable
 from wire.chunks import CHUNK_BYTES
 from wire.codec import Counter
 from wire.database import DiskError
+from wire.manifest import Symmetry
 from wire.messages import Policy, Spent
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,9 @@ def reason_to_wait(adopted: Adopted | None, rows: int, made: int, operator: Oper
     return ""
 
 
-def plan_for(policy: Policy, agent: str, version: int, loss: Loss) -> TrainingPlan:
+def plan_for(
+    policy: Policy, agent: str, version: int, loss: Loss, symmetry: Symmetry = "none"
+) -> TrainingPlan:
     """The head's policy as a training plan; the seed differs for every agent and version.
 
     Args:
@@ -91,6 +94,7 @@ def plan_for(policy: Policy, agent: str, version: int, loss: Loss) -> TrainingPl
       agent: whose training it is.
       version: what it starts from.
       loss: of the bundle; `positive_weight` means something for two classes only.
+      symmetry: of the bundle.
 
     Raises:
       PolicyError: the policy can not be followed, such as a learning rate of 0.
@@ -107,6 +111,7 @@ def plan_for(policy: Policy, agent: str, version: int, loss: Loss) -> TrainingPl
             proximal=policy.proximal,
             average_tail=policy.average_tail,
             seed=seed,
+            symmetry=symmetry,
         )
     except ValueError as error:
         raise PolicyError(f"the head's policy can not be followed: {error}") from None
@@ -343,7 +348,13 @@ class Learner:
             incarnation=self.outbox.incarnation,
             sequence=self.outbox.produced + 1,
             plan=private_plan(
-                plan_for(head.policy, self.identity.agent, head.train.version, adopted.model.loss),
+                plan_for(
+                    head.policy,
+                    self.identity.agent,
+                    head.train.version,
+                    adopted.model.loss,
+                    adopted.model.manifest.symmetry,
+                ),
                 head.policy,
             ),
         )

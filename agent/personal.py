@@ -290,7 +290,13 @@ class Personal:
             loss=model.loss,
             start=Start(adopted.serve, initial_params(read_graph(model.graph))),
             rows=OwnRows((train.inputs, train.labels), judges),
-            plan=plan_for(head.policy, self.agent, head.serve.version, model.loss),
+            plan=plan_for(
+                head.policy,
+                self.agent,
+                head.serve.version,
+                model.loss,
+                model.manifest.symmetry,
+            ),
             table=table,
             has_own_standard=model.manifest.standardise == "local",
         )

@@ -162,6 +162,9 @@ Summary = Mean | Std | Rms | Kurtosis | CrestFactor | BandEnergy
 Feature = Level | Difference | Product | OneHot | Summary
 
 
+Symmetry = Literal["none", "mirror", "square"]
+
+
 class Recipe(Part, frozen=True, kw_only=True):
     """How the author would train; a federation's policy overrides it.
 
@@ -228,6 +231,9 @@ class Manifest(Part, frozen=True, kw_only=True):
       standardise: `given`: by the features' constants alone; `local`: also by mean and standard
         deviation over the site's training rows; `federated`: by those over all sites' rows.
       loss: what training makes small.
+      symmetry: how an image may lie without its label changing, so that training shows it in any
+        such position: `mirror`: left and right may change places; `square`: it may also be turned
+        by a quarter, half or three quarters.
       recipe: how the author would train.
       split: how the author would hold rows out.
       tensors: order and shapes of the model's tensors; the flat vector is the shared ones'.
@@ -247,6 +253,7 @@ class Manifest(Part, frozen=True, kw_only=True):
     features: Annotated[tuple[Feature, ...], msgspec.Meta(min_length=1, max_length=1024)]
     standardise: Standardise = "given"
     loss: LossName = "binary_cross_entropy"
+    symmetry: Symmetry = "none"
     recipe: Recipe = Recipe()
     split: Split = Split()
     tensors: Annotated[tuple[Tensor, ...], msgspec.Meta(min_length=1, max_length=1024)]
@@ -417,6 +424,7 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         yield "all tensors are local, so there is nothing to learn together"
     yield from _label_problems(manifest, names)
     yield from _alarm_problems(manifest.alarm, manifest.loss)
+    yield from _symmetry_problems(manifest)
     if manifest.recipe.patience and manifest.recipe.average_tail:
         yield "recipe: patience and average_tail exclude each other"
     yield from _weight_problems(manifest)
@@ -450,6 +458,16 @@ def _number_problems(label: Label, loss: str) -> Iterator[str]:
         yield f"loss {loss} learns a number, label.classes names classes"
     if label.lowest is not None and label.highest is not None and label.lowest >= label.highest:
         yield f"label.lowest {label.lowest:g} is not below label.highest {label.highest:g}"
+
+
+def _symmetry_problems(manifest: Manifest) -> Iterator[str]:
+    if manifest.symmetry == "none":
+        return
+    shape = input_shape(manifest)
+    if len(shape) != 3:
+        yield f"symmetry {manifest.symmetry} is for images (C, H, W), the input is {shape}"
+    elif manifest.symmetry == "square" and shape[1] != shape[2]:
+        yield f"symmetry square needs images as wide as high, the input is {shape}"
 
 
 def _alarm_problems(alarm: Alarm | None, loss: str) -> Iterator[str]:

@@ -31,6 +31,10 @@ _PRODUCTS: dict[str, Callable[[Graph, Loss], Graph]] = {
     "clipped sums": derive_clipped_sum_graph,
 }
 _MOST_LINES = 64
+_SYMMETRIES = {
+    "mirror": "images may be mirrored, and are while they are trained on",
+    "square": "images may be turned and mirrored, and are while they are trained on",
+}
 
 
 def bundle_lines(bundle: Bundle) -> Iterator[str]:
@@ -62,6 +66,8 @@ def _data_lines(manifest: Manifest) -> Iterator[str]:
     yield f"           standardised by {manifest.standardise} statistics"
     yield f"label      {_label(manifest)}"
     yield f"loss       {manifest.loss}{_alarm(manifest)}"
+    if manifest.symmetry != "none":
+        yield f"symmetry   {_SYMMETRIES[manifest.symmetry]}"
     recipe = manifest.recipe
     yield (
         f"recipe     {recipe.epochs} epochs of {recipe.batch_size}, {recipe.optimizer} at "

@@ -63,6 +63,7 @@ def plan_of(manifest: Manifest, examples: Examples, seed: int, epochs: int | Non
         proximal=recipe.proximal,
         average_tail=recipe.average_tail,
         seed=seed,
+        symmetry=manifest.symmetry,
     )
 
 

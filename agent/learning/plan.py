@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 
 from agent.learning.optimizers import Optimizer, OptimizerName, optimizer_named
+from wire.manifest import Symmetry
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class TrainingPlan:
         holds them (then the sum is divided by their number); an epoch has as many steps as
         otherwise. Privacy accounting is the caller's (`agent/privacy`). Refused together with
         `patience`: which epoch is the best on held-out rows would be told without noise.
+      symmetry: each step shows each image in one of these positions, drawn by seed, epoch and step;
+        images that judge lie as they are.
     """
 
     epochs: int
@@ -56,6 +59,7 @@ class TrainingPlan:
     patience: int = 0
     clip_norm: float = 0.0
     noise_multiplier: float = 0.0
+    symmetry: Symmetry = "none"
 
     def __post_init__(self) -> None:
         """Check ranges and combinations.

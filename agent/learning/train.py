@@ -35,6 +35,7 @@ from agent.learning.params import Vector, flatten, unflatten
 from agent.learning.plan import TrainingPlan
 from agent.learning.rows import Labelled, Rows, weighed
 from agent.learning.runtime import Backend, check_labels
+from agent.learning.symmetry import moved
 
 __all__ = ["Training", "TrainingDiverged", "TrainingPlan", "TrainingResult", "train"]
 
@@ -124,7 +125,7 @@ class Training:
         """
         progress, plan, counts = self._progress, self._plan, self._progress.counts
         batch = self._batch()
-        rows = Rows(self._rows.x[batch], self._rows.y[batch], self._rows.w[batch])
+        rows = Rows(self._images(batch), self._rows.y[batch], self._rows.w[batch])
         gradient = self._noised(rows) if plan.clip_norm else self._mean(rows)
         if plan.proximal:
             gradient += np.float32(plan.proximal) * (progress.params - self._anchor)
@@ -199,6 +200,14 @@ class Training:
             first = self._progress.counts.step * size
             return self._order[first : first + size]
         return poisson_batch(number, size / number) if size < number else np.arange(number)
+
+    def _images(self, batch: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Return the batch's x, images in positions that depend on plan and step alone."""
+        x, plan, counts = self._rows.x[batch], self._plan, self._progress.counts
+        if plan.symmetry == "none":
+            return x
+        rng = np.random.default_rng([plan.seed, counts.epoch, counts.step])
+        return moved(x, plan.symmetry, rng)
 
     def _mean(self, rows: Rows) -> Vector:
         """Return the gradient of the weighted mean loss, and count the loss."""

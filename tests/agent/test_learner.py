@@ -116,6 +116,15 @@ def test_the_plan_is_the_heads_policy() -> None:
     assert plan.learning_rate == POLICY.learning_rate
 
 
+def test_how_images_may_lie_is_the_bundles_to_say() -> None:
+    found = [
+        plan_for(POLICY, "gw", 1, Loss.CROSS_ENTROPY, symmetry).symmetry
+        for symmetry in ("none", "mirror", "square")
+    ]
+    assert found == ["none", "mirror", "square"]
+    assert plan_for(POLICY, "gw", 1, Loss.CROSS_ENTROPY).symmetry == "none"
+
+
 def test_a_policy_that_nobody_can_follow_is_named() -> None:
     with pytest.raises(PolicyError, match="learning_rate"):
         plan_for(policy(learning_rate=0.0), "gw", 1, Loss.BINARY_CROSS_ENTROPY)

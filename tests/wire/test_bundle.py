@@ -185,6 +185,15 @@ def test_weights_that_are_no_safetensors_file_are_refused(trust: Trust) -> None:
         ({"recipe": Recipe(class_weights=(1.0, 2.0, 3.0))}, "3 class_weights are given for 2"),
         ({"recipe": Recipe(class_weights="balanced"), "loss": "mse"}, "have no meaning for"),
         ({"features": (OneHot(channel="air", values=(1.0, 1.0)),)}, "lists a value twice"),
+        ({"symmetry": "mirror"}, "symmetry mirror is for images"),
+        (
+            {
+                "channels": (Channel(name="air", unit="bit", shape=(1, 4, 6)),),
+                "features": (Level(channel="air", mean=0.0, std=1.0),),
+                "symmetry": "square",
+            },
+            "needs images as wide as high",
+        ),
         ({"alarm": Alarm()}, "give either missed_cost"),
         ({"alarm": Alarm(missed_cost=2.0, share=0.1)}, "give either missed_cost"),
         ({"alarm": Alarm(share=0.1)}, "alarm.share is for loss reconstruction"),
