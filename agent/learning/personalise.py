@@ -80,6 +80,8 @@ class PersonalTable(Settings, frozen=True, kw_only=True):
       local_epochs: of `local` at most; it stops where rows set aside from its own get worse.
       local_patience: epochs without improvement after which it stops.
       learning_rate: of all of them; 0: the federation's.
+      keep_unseen: a site whose rows lack one of the classes makes no model that is trained on
+        them: it would forget that class, and no row of the site's could tell.
     """
 
     enabled: bool = True
@@ -100,6 +102,7 @@ class PersonalTable(Settings, frozen=True, kw_only=True):
     local_epochs: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
     local_patience: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
     learning_rate: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.0
+    keep_unseen: bool = False
 
 
 class CandidateFailed(Exception):  # noqa: N818 - states what happened, as the receipts do
@@ -279,11 +282,14 @@ async def personalise(
     Raises:
       Whatever the trainer raises but `CandidateFailed`, which costs one candidate.
     """
-    made = {candidate.kind: candidate for candidate in known}
+    forgets = await _forgets(making)
+    made = {each.kind: each for each in known if not forgets or each.kind.model == "global"}
     own = standard_of_rows(making.rows.train[0])
     failed: dict[Kind, str] = {}
     for kind in kinds(making.table, making.loss, has_own_standard=making.has_own_standard):
-        if kind not in made:
+        if forgets and kind.model != "global":
+            failed[kind] = forgets
+        elif kind not in made:
             try:
                 made[kind] = await _make(making, kind, own)
             except CandidateFailed as error:
@@ -292,6 +298,24 @@ async def personalise(
     verdict = choose(losses, making.table.evidence, serving)
     chosen = made[verdict.kind]
     return Personalised(chosen, verdict.reason, tuple(made.values()), losses, failed)
+
+
+async def _forgets(making: Making) -> str:
+    """Why a model that is trained on the site's rows would forget something; empty: it would not.
+
+    Training lowers the output of a class that no row has, whatever the row.
+    """
+    if making.loss is not Loss.CROSS_ENTROPY or not making.table.keep_unseen:
+        return ""
+    x, y = making.rows.train
+    output = await making.trainer.infer(making.start.served, x[:1])
+    unseen = sorted(set(range(output.shape[-1])) - set(np.unique(y).tolist()))
+    if not unseen:
+        return ""
+    names = ", ".join(map(str, unseen))
+    return (
+        f"no row of this site is of class {names}, which it would forget ([personal] keep_unseen)"
+    )
 
 
 async def _make(making: Making, kind: Kind, own: Standard) -> Candidate:

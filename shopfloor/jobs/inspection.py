@@ -195,8 +195,10 @@ models = ["global", "fine_tuned"]
 local_normalisation = false
 learning_rate = 0.0003
 fine_tune_epochs = 3
+keep_unseen = true
 """
-"""A network of images takes minutes of CPU to train anew at each site, which `local` would."""
+"""A network of images takes minutes of CPU to train anew at each site, which `local` would.  What a
+site has never seen, it is to know from the others, also with a model of its own."""
 
 INSPECTION: Final = Task(
     name="inspection",

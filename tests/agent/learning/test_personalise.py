@@ -188,6 +188,7 @@ def test_each_candidate_trains_as_the_federation_does_but_for_what_makes_it_one(
 class Bare:
     """A trainer without a child, which counts."""
 
+    backend: NumpyBackend = BACKEND
     trained: list[TrainingPlan] = field(default_factory=list)
     results: list[TrainingResult] = field(default_factory=list)
 
@@ -202,13 +203,13 @@ class Bare:
     ) -> TrainingResult:
         self.trained.append(plan)
         try:
-            self.results.append(train(BACKEND, params, x, y, plan, held_out=held_out))
+            self.results.append(train(self.backend, params, x, y, plan, held_out=held_out))
         except TrainingDiverged as error:
             raise CandidateFailed(str(error)) from error
         return self.results[-1]
 
     async def infer(self, params: Params, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        return BACKEND.infer(params, x)
+        return self.backend.infer(params, x)
 
 
 def rows_of(
@@ -339,3 +340,54 @@ def test_the_losses_that_choose_are_weighed_by_class_as_training_does(served: Pa
     y = rows_of(150, 7)[1].reshape(-1)
     weights = 1 + 3 * y
     assert heavy == pytest.approx(plain * weights / weights.mean())
+
+
+def classes_of(rows: int, seed: int, lacking: int | None) -> Labelled:
+    """Three classes in three directions; one may be absent."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 3, rows)
+    if lacking is not None:
+        y = np.where(y == lacking, (lacking + 1) % 3, y)
+    x = rng.normal(size=(rows, 4)) + 1.2 * np.eye(4)[y]
+    return x.astype(np.float32), y
+
+
+@pytest.mark.parametrize("keep_unseen", [False, True])
+def test_what_a_site_never_saw_is_forgotten_by_its_own_models_unless_that_is_ruled_out(
+    keep_unseen: bool,
+) -> None:
+    graph = mlp(4, (8,), 3, seed=1)
+    backend = NumpyBackend(graph, Loss.CROSS_ENTROPY)
+    initial = initial_params(graph)
+    plan = TrainingPlan(epochs=20, batch_size=50, optimizer="adam", learning_rate=0.01)
+    served = train(backend, initial, *classes_of(3000, 5, None), plan).params
+    rows = OwnRows(classes_of(600, 6, lacking=2), classes_of(300, 7, lacking=2))
+    table = msgspec.structs.replace(QUICK, keep_unseen=keep_unseen)
+    trainer = Bare(backend)
+    making = Making(trainer, Loss.CROSS_ENTROPY, Start(served, initial), rows, PLAN, table)
+    kept = Candidate(replace(TUNED, is_kept=True), initial)
+    found = asyncio.run(personalise(making, serving=TUNED, known=(kept,)))
+    x, y = classes_of(600, 8, None)
+    known = backend.infer(found.chosen.params, x[y == 2]).argmax(1) == 2
+    if keep_unseen:
+        assert found.chosen.kind == GLOBAL
+        assert known.mean() > 0.6
+        assert set(found.failed) == {TUNED, DITTO, LOCAL}
+        assert "no row of this site is of class 2" in found.failed[TUNED]
+        assert not trainer.trained
+    else:
+        assert found.chosen.kind != GLOBAL  # better on what the site has
+        assert known.mean() < 0.2
+        assert not found.failed
+
+
+def test_a_site_that_has_all_classes_makes_its_models() -> None:
+    graph = mlp(4, (8,), 3, seed=1)
+    initial = initial_params(graph)
+    rows = OwnRows(classes_of(300, 6, None), classes_of(150, 7, None))
+    table = msgspec.structs.replace(QUICK, keep_unseen=True)
+    trainer = Bare(NumpyBackend(graph, Loss.CROSS_ENTROPY))
+    making = Making(trainer, Loss.CROSS_ENTROPY, Start(initial, initial), rows, PLAN, table)
+    found = asyncio.run(personalise(making))
+    assert not found.failed
+    assert found.chosen.kind != GLOBAL  # the served one has learned nothing
