@@ -35,6 +35,8 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
     ort_errors.RuntimeException,
 )
 """What ONNX Runtime raises; its errors share no class of their own."""
+_RUN_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, RuntimeError)
+"""A result of another shape than its buffer's is a plain RuntimeError."""
 
 
 class OnnxRuntimeBackend(DerivedBackend):
@@ -124,7 +126,7 @@ class _ResidentSession:
             np.copyto(buffer, value)
         try:
             self._session.run_with_iobinding(bound.io)
-        except ORT_ERRORS as error:
+        except _RUN_ERRORS as error:
             raise BackendError(f"training step failed: {error}") from error
         return bound.outputs
 

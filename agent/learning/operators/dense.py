@@ -44,17 +44,17 @@ def _infer_gemm(node: Node, shapes: Sequence[Shape], constants: Mapping[str, Arr
 
 def _adjoint_gemm(tape: Tape, node: Node, gradient: str) -> Iterator[tuple[str, str]]:
     data, matrix = node.inputs[:2]
-    transposed = int_attribute(node, "transB", 0)
+    transposed = int_attribute(node, "transB", 0) != 0  # any other number means it too
     alpha = float_attribute(node, "alpha", 1.0)
     beta = float_attribute(node, "beta", 1.0)
     output = tape.shapes[node.outputs[0]]
     if data in tape.needed and tape.gradient_shape(output) == output:
-        yield data, tape.emit("Gemm", gradient, matrix, transB=1 - transposed, alpha=alpha)
+        yield data, tape.emit("Gemm", gradient, matrix, transB=int(not transposed), alpha=alpha)
     elif data in tape.needed:
         factor = matrix if transposed else tape.emit("Transpose", matrix, perm=(1, 0))
         yield data, _scaled(tape, tape.emit("MatMul", gradient, factor), alpha)
     if matrix in tape.needed:
-        product = tape.contract(data, gradient, (tape.shapes[data], output), swap=transposed == 1)
+        product = tape.contract(data, gradient, (tape.shapes[data], output), swap=transposed)
         yield matrix, _scaled(tape, product, alpha)
     if len(node.inputs) > 2 and node.inputs[2] in tape.needed:
         bias = node.inputs[2]

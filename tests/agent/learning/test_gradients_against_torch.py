@@ -3,6 +3,7 @@
 The conformance suite of the backends: each test judges all of them on the same problem.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from agent.learning.derive import (
     derive_per_example_graph,
     derive_training_graph,
 )
+from agent.learning.families import mlp
 from agent.learning.graph import (
     Graph,
     Node,
@@ -223,3 +225,24 @@ def test_losses_judged_in_numpy_are_torch_s(loss: Loss) -> None:
         target = random.integers(0, 4, 50)
     expected = torch_losses(loss, torch.tensor(output).double(), target, np.ones(50)).numpy()
     assert np.allclose(example_losses(loss, output, target), expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("turned", [2, -1, 2147483647])
+def test_a_matrix_is_transposed_by_any_number_but_nought(turned: int) -> None:
+    """ONNX's Gemm takes an integer; with a square matrix a wrong turn would go unnoticed."""
+    plain = mlp(4, (4,), 4, seed=2)
+    nodes = tuple(
+        replace(node, attributes={**node.attributes, "transB": turned})
+        if node.op == "Gemm"
+        else node
+        for node in plain.nodes
+    )
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 9, 4)).astype(np.float32)
+    w = np.ones(9, np.float32)
+    params = initial_params(plain)
+    graph = replace(plain, nodes=nodes)
+    for one, other in zip(backends(graph, Loss.MSE), backends(plain, Loss.MSE), strict=True):
+        assert one.grads(params, x, y, w)[0] == other.grads(params, x, y, w)[0]
+        got, expected = (flatten(each.grads(params, x, y, w)[1]) for each in (one, other))
+        assert np.array_equal(got, expected)
