@@ -152,7 +152,9 @@ def test_a_poisson_batch_takes_each_row_by_itself_with_its_rate(count: int, rate
     deviation = np.sqrt(draws * rate * (1 - rate))
     assert np.abs(by_row - draws * rate).max() < 6 * deviation
     sizes = hits.sum(axis=1)
-    assert abs(sizes.var() / (count * rate * (1 - rate)) - 1) < 8 / np.sqrt(draws) * 3
+    variance = count * rate * (1 - rate)
+    kurtosis = 3 + (1 - 6 * rate * (1 - rate)) / variance  # of a binomial number
+    assert abs(sizes.var() / variance - 1) < 6 * np.sqrt((kurtosis - 1) / draws)
     together = (hits[:, :-1] & hits[:, 1:]).sum()
     pairs = draws * (count - 1) * rate**2
     assert abs(together - pairs) < 8 * np.sqrt(pairs + 4 * pairs * count * rate) + 8
