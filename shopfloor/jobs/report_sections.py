@@ -99,6 +99,12 @@ def _newcomer(record: JobRecord, new: Newcomer) -> str:
             f"On its rows the members' models are {'better' if there else 'no better'} than what "
             f"it is served; at home the members are {'better off' if home else 'no better off'}."
         )
+    if new.over_members is not None:
+        over = new.over_members
+        words += (
+            f" Its advantage over theirs there: {significant(over.value)}, 95 % interval "
+            f"{significant(over.low)} to {significant(over.high)}."
+        )
     bars = _quality_bars(
         record,
         (

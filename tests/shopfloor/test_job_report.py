@@ -196,6 +196,7 @@ def test_a_section_stands_only_where_the_record_has_it() -> None:
     )
     assert [title for title in titles if title in page_of("milling")] == []
     assert [title for title in titles if title not in page_of("engines")] == []
+    assert "95 % interval -0.3" in page_of("engines")  # of what the newcomer is served
     shown = verdict_figures(engines())
     assert not shown["newcomer_near_members"]  # 14.25 against 13.9 cycles at home
     assert shown["newcomer_as_good_as_members_there"]  # and 14.2 of members' models there
