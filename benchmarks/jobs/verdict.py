@@ -19,8 +19,8 @@ TARGETS = {
 }
 NEWCOMERS = ("maintenance", "inspection")
 """Jobs of which each site joins late once."""
-_MORE = ("worse", "can", "unseen", "regret", "newcomers", "drift")
-"""First words of what is printed below the tables."""
+_IN_TABLES = ("metric", "data", "seeds", "margin", "holds", "all_rows", "own_rows")
+"""All but these is printed below the tables, where there is any."""
 MOST_BEHIND = 0.02
 MOST_OVER = 0.05
 LONGEST_RMSE = 14.5
@@ -210,5 +210,5 @@ def _print(found: dict[str, dict[str, Any]]) -> None:
             print(f"{job:14}{each['metric']:>10}{cells}   {'yes' if each['holds'] else 'no'}")
     for job, each in found.items():
         for name, value in each.items():
-            if value and name.split("_")[0] in _MORE:
+            if value and name not in _IN_TABLES:
                 print(f"{job}: {name.replace('_', ' ')}: {value}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.learning.personalise import GLOBAL
 from agent.model import Model, prepare
 from agent.own_model import OwnModelFile
 from shopfloor.jobs.judging import Floats, answers
@@ -65,7 +66,7 @@ def served_answers(learned: Learned, site: JobSite, inputs: NDArray[np.float32])
       inputs: rows of any site, as the federation's model takes them.
     """
     own = OwnModelFile(site.state).load()
-    if own is None or own.serving.kind.model == "global":
+    if own is None or own.serving.kind == GLOBAL:
         return answers(learned.model, learned.served, inputs)
     serving = own.serving
     return answers(learned.model, serving.params, serving.inputs(inputs))
