@@ -60,6 +60,7 @@ from wire.messages import (
 )
 from wire.messages import Renewal as Question
 from wire.mqtt import BULK, BrokerSettings, Link, Meter, Received, Will, connect, reason_of
+from wire.presence import Presence
 from wire.reconnecting import Reconnecting
 from wire.trust import COORDINATOR
 
@@ -109,6 +110,7 @@ class Connection:
         self._agent = self.identity.agent
         self._guard = ReplayGuard(self.outbox.receipt_counter)
         self._live = asyncio.Event()
+        self._presence = Presence()
         self._overwritten = asyncio.Event()
         self._fetch = Fetch(self.adoption)
         self._takers = self._make_takers()
@@ -314,6 +316,7 @@ class Connection:
         logger.warning("charter %d and credential %d count from now on", epoch, serial)
         if identity.trust.coordinator != before.trust.coordinator:
             self.status.coordinator = "unknown"  # until the one that the charter names is heard
+            self._presence = Presence()
             self._set_live(is_live=False)
         if identity.credential_envelope != before.credential_envelope:
             self._overwritten.set()  # so that the coordinator sees it
@@ -369,8 +372,14 @@ class Connection:
         opened = open_envelope(payload, "coordinator-state")
         opened.verify(self.identity.trust.federation, self.identity.trust.coordinator)
         state = parse_body(opened, CoordinatorState)
+        is_online = state.status == "online"
+        if not self._presence.hear(
+            is_online=is_online, session=state.session, connection=state.connection
+        ):
+            logger.info("ignored: an earlier connection of the coordinator is %s", state.status)
+            return
         self.status.coordinator = state.status
-        self._set_live(is_live=state.status == "online" and not self.renewal.is_revoked)
+        self._set_live(is_live=is_online and not self.renewal.is_revoked)
 
     def _set_live(self, *, is_live: bool) -> None:
         """Note whether there is a coordinator to deliver to and to ask."""

@@ -142,6 +142,8 @@ class Connection:
         self._past = Past(self.identity.trust, self.boot)
         self._restored: RestoredError | None = None
         self._echoed = asyncio.Event()
+        self._connections = 0
+        self._overwritten = asyncio.Event()
         self.is_outdated = False
         """A newer charter came, and was kept."""
         self.is_up = False
@@ -182,6 +184,8 @@ class Connection:
 
     async def _connected(self) -> None:
         topic = self._topics.coordinator_state
+        self._connections += 1
+        self._overwritten.clear()
         will = Will(topic, self._state("offline"))
         async with connect(self.broker, COORDINATOR, will) as link, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(link), name="listen")
@@ -198,6 +202,7 @@ class Connection:
             await self._publish_head(link)
             await link.publish(topic, self._state("online"), retain=True)
             self.is_up = True
+            tasks.create_task(self._answer_wills(link), name="wills")
             tasks.create_task(self._publish_heads(link), name="publish")
             tasks.create_task(self._send_receipts(link), name="receipts")
             tasks.create_task(self._send_orders(link), name="orders")
@@ -233,9 +238,19 @@ class Connection:
 
     def _state(self, status: str) -> bytes:
         state = CoordinatorState(
-            status="online" if status == "online" else "offline", session=self.boot
+            status="online" if status == "online" else "offline",
+            session=self.boot,
+            connection=self._connections,
         )
         return self._seal(state)
+
+    async def _answer_wills(self, link: Link) -> None:
+        """A will of an earlier connection that took the place of the birth is overwritten again."""
+        while True:
+            await self._overwritten.wait()
+            self._overwritten.clear()
+            logger.info("answering a late will with a new birth")
+            await link.publish(self._topics.coordinator_state, self._state("online"), retain=True)
 
     def _seal(
         self, message: CoordinatorState | Receipts | Command | Grant | Examine | Release
@@ -316,8 +331,8 @@ class Connection:
         try:
             if topic == self._topics.head:
                 self._past.on_head(payload, self.federation.saved)
-            else:
-                self._past.on_birth(payload)
+            elif self._past.on_birth(payload).status == "offline" and self.is_up:
+                self._overwritten.set()  # the will of an earlier connection
         except RestoredError as error:
             self._restored = error
             raise

@@ -59,8 +59,8 @@ class Past:
             has = f"with this coordinator's key, and the store knows {saved.head_sequence} of "
             raise RestoredError(f"{found}{has}recovery {saved.recovery}. {_WHAT_TO_DO}")
 
-    def on_birth(self, payload: bytes) -> None:
-        """Look at the birth or will that the broker retains.
+    def on_birth(self, payload: bytes) -> CoordinatorState:
+        """Look at the birth or will that the broker retains; return it.
 
         Raises:
           RestoredError: it is ours, of a later run than this one.
@@ -77,6 +77,7 @@ class Past:
             found = f"the broker holds a birth of run {state.session}, signed with this "
             has = f"coordinator's key, and this is run {self._boot}"
             raise RestoredError(f"{found}{has}. {_WHAT_TO_DO}")
+        return state
 
     def on_update(self, site: str, header: UpdateHeader, saved: Saved, sites: set[str]) -> None:
         """Note what a site trained from.

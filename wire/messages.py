@@ -212,10 +212,16 @@ class AgentState(Message, frozen=True, kw_only=True):
 
 
 class CoordinatorState(Message, frozen=True, kw_only=True):
-    """Birth or will of the coordinator; agents send bulk only while it is `online`."""
+    """Birth or will of the coordinator; agents send bulk only while it is `online`.
+
+    Attributes:
+      session: number of this process run.
+      connection: number of this connection in it, from 1; 0: not counted.
+    """
 
     status: Literal["online", "offline"]
     session: Session
+    connection: Count = 0
 
 
 class Content(Message, frozen=True, kw_only=True):

@@ -155,7 +155,7 @@ class Hall:
     def _come(self, name: str) -> None:
         state = HelperState(status="online", session=1, store=INCARNATION)
         key = self._helpers[name].public.signing.hex()
-        self._exchange.on_state(key, state)
+        self._exchange.on_state(key, state, (1 << 32) + 3)
 
     # Agents
 

@@ -21,7 +21,7 @@ from coordinator.recipient.gathering import Gathering
 from coordinator.secure.sums import filled_buckets
 from wire.bfv import encrypted_bytes
 from wire.chunks import CHUNK_BYTES, describe, split
-from wire.codec import Counter, kind_of, seal
+from wire.codec import Counter, kind_of, seal, unseal
 from wire.database import DiskError
 from wire.errors import LinkDownError, MalformedError, PacketTooLargeError, WireError
 from wire.messages import Endorsement, HelperState, Masks
@@ -36,6 +36,7 @@ from wire.mqtt import (
 )
 from wire.progress import Beat, Progress
 from wire.reconnecting import Reconnecting
+from wire.signing import PublicKey
 from wire.topics import Topics
 from wire.waiting import no_beat
 
@@ -101,6 +102,7 @@ class Connection:
             tasks.create_task(self._tick(), name="tick")
             await link.subscribe([topics.charter, topics.revoked, topics.helper_ask(name)])
             await link.publish(state, self._state("online"), retain=True)
+            await link.subscribe([state])
             logger.info("connected as %s, connection %d", name, self._session)
 
     async def _tick(self) -> None:
@@ -122,12 +124,23 @@ class Connection:
                 desk.examine(message.payload)
             else:
                 await self._endorse(link, message.payload)
+        elif message.topic == topics.helper_state(self._name):
+            await self._on_own_state(link, message.payload)
         elif message.topic == topics.charter:
             desk.charter.take(message.payload)
         elif message.topic == topics.revoked:
             desk.hear_revoked(message.payload)
         else:
             await self._on_part(link, message)
+
+    async def _on_own_state(self, link: Link, payload: bytes) -> None:
+        """A will of an earlier connection that took the place of the birth is overwritten again."""
+        federation, key = self.desk.trust.federation, PublicKey(self.desk.keys.public.signing)
+        state, _ = unseal(payload, HelperState, federation=federation, signer=self._name, key=key)
+        if state.status == "offline":
+            logger.info("answering a late will with a new birth")
+            topic = self._topics.helper_state(self._name)
+            await link.publish(topic, self._state("online"), retain=True)
 
     async def _endorse(self, link: Link, envelope: bytes) -> None:
         answer = self.desk.endorse(envelope)

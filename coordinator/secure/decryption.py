@@ -17,6 +17,7 @@ from wire.chunks import Assembly
 from wire.codec import kind_of, open_envelope, parse_body
 from wire.errors import MalformedError, SignatureError
 from wire.messages import Endorsement, Examine, HelperState, Manifest, Masks, Recipient
+from wire.presence import Presence
 from wire.signing import PublicKey
 from wire.topics import Topics
 
@@ -67,7 +68,7 @@ class Decryption:
     recipient: Recipient
     federation: str
     part_bytes: int
-    is_online: bool = False
+    _presence: Presence = field(default_factory=Presence)
     _asked_s: dict[bytes, float] = field(default_factory=dict)
     _endorsed: set[bytes] = field(default_factory=set)
     """Manifests whose ciphertexts are due now."""
@@ -94,7 +95,9 @@ class Decryption:
             raise SignatureError(f"{kind} by {opened.signer}, not by {self.name}")
         opened.verify(self.federation, PublicKey(self.recipient.signing))
         if kind == "helper-state":
-            self.is_online = parse_body(opened, HelperState).status == "online"
+            state = parse_body(opened, HelperState)
+            is_online = state.status == "online"
+            self._presence.hear(is_online=is_online, session=state.session, connection=1)
             self._asked_s.clear()
         elif kind == "masks":
             self._on_masks(parse_body(opened, Masks))
@@ -138,7 +141,7 @@ class Decryption:
 
     def due(self, now_s: float) -> Iterator[Examine | bytes]:
         """What to ask on the recipient's topic now: headers, then their manifest's envelope."""
-        if not self.is_online:
+        if not self._presence.is_there:
             return
         waiting = list(self.sums.waiting())
         self._asked_s = {at: s for at, s in self._asked_s.items() if at in waiting}

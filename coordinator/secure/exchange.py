@@ -27,6 +27,7 @@ from wire.messages import (
     Masks,
     Release,
 )
+from wire.presence import Presence, is_will
 from wire.signing import PublicKey
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ class Exchange:
     _asked_s: dict[tuple[str, bytes], float] = field(default_factory=dict)
     _parts: dict[bytes, list[_Part]] = field(default_factory=dict)
     _unwilling: set[tuple[str, bytes]] = field(default_factory=set)
+    _presences: dict[str, Presence] = field(default_factory=dict)
 
     # Coming in
 
@@ -90,9 +92,24 @@ class Exchange:
                 return key, opened
         raise SignatureError(f"{kind}: the charter names no helper {helper_name!r}")
 
-    def on_state(self, helper: str, state: HelperState) -> None:
-        """A helper came, or went; who comes is asked at once what it may have missed."""
-        if state.status == "online":
+    def on_state(self, helper: str, state: HelperState, counter: int) -> None:
+        """A helper came, or went; who comes is asked at once what it may have missed.
+
+        Args:
+          helper: its signing key, hexadecimal.
+          state: what it says, verified.
+          counter: of the envelope.
+        """
+        is_online = state.status == "online"
+        if not is_online and not is_will(counter):
+            return  # said to itself
+        presence = self._presences.setdefault(helper, Presence())
+        before = presence.session if presence.is_there else None
+        if not presence.hear(is_online=is_online, session=state.session, connection=1):
+            return
+        if presence.session == before and is_online:
+            return  # as before each of its promises
+        if is_online:
             self.sums.online |= {helper}
             self._asked_s = {at: s for at, s in self._asked_s.items() if at[0] != helper}
             self._unwilling = {each for each in self._unwilling if each[0] != helper}

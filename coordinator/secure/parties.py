@@ -72,7 +72,7 @@ class Parties:
         if kind == "masks":
             self._exchange.on_masks(helper, parse_body(opened, Masks))
         else:
-            self._exchange.on_state(helper, parse_body(opened, HelperState))
+            self._exchange.on_state(helper, parse_body(opened, HelperState), opened.counter)
         return Result()
 
     def _hear_recipient(

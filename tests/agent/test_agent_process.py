@@ -671,6 +671,27 @@ def test_what_was_trained_during_an_outage_arrives_after_it(
     beside(scenario)
 
 
+def test_a_late_will_of_the_coordinator_does_not_stop_delivery(
+    site: Site, beside: RunScenario, federation: Federation
+) -> None:
+    """Nothing else would ever tell an agent that the coordinator is there."""
+
+    async def scenario(coordinator: Coordinator) -> None:
+        birth = CoordinatorState(status="online", session=1, connection=2)
+        will = CoordinatorState(status="offline", session=1, connection=1)
+        site.start()
+        await site.until(lambda at: at.link == "up")
+        for state in (birth, will):
+            sealed = coordinator.seal(state)
+            await coordinator.link.publish(federation.topics.coordinator_state, sealed)
+        await coordinator.publish(federation.publish(1, version=0))
+        header = await coordinator.header(1)
+        assert header.base_version == 0
+        assert "an earlier connection of the coordinator is offline" in site.log()
+
+    beside(scenario)
+
+
 def test_a_wrong_password_file_ends_with_2_and_a_sentence(site: Site, beside: RunScenario) -> None:
     async def scenario(_coordinator: Coordinator) -> None:
         site.config.write_text(

@@ -39,7 +39,7 @@ class Floor:
         self.messages: list[Received] = []
         self.retained: dict[str, bytes] = {}
         self._news = asyncio.Condition()
-        self._coordinator = read_private_key(keys / "coordinator.key").public
+        self._coordinator = read_private_key(keys / "coordinator.key")
         self._agents: dict[str, tuple[PrivateKey, Counter, Site]] = {}
 
     async def listen(self) -> None:
@@ -71,7 +71,17 @@ class Floor:
 
     def _read(self, what: type[M], payload: bytes) -> tuple[M, int]:
         return unseal(
-            payload, what, federation=FEDERATION, signer=COORDINATOR, key=self._coordinator
+            payload,
+            what,
+            federation=FEDERATION,
+            signer=COORDINATOR,
+            key=self._coordinator.public,
+        )
+
+    def sign(self, message: Message) -> bytes:
+        """What only the coordinator can say, as a broker may bring it back."""
+        return seal(
+            message, federation=FEDERATION, signer=COORDINATOR, counter=1, key=self._coordinator
         )
 
     async def head(self, version: int = 0, at_least: int = 1) -> Head:

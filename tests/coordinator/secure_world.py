@@ -117,7 +117,7 @@ class World:
             k_min=k_min,
             endorsements=endorsements,
         )
-        self.counter, self.now_s = Counter(1), 0.0
+        self.counter, self.now_s, self.session = Counter(1), 0.0, 0
         self.offices = {name: self.open_helper(name) for name in HELPERS}
         self.answers = {name: Answers() for name in HELPERS}
         self.store = Store(directory / "coordinator.db")
@@ -264,13 +264,25 @@ class World:
     # What goes on between coordinator and helpers
 
     def online(self, *names: str) -> None:
-        """These helpers are there, the others are not."""
+        """These helpers connect anew, the others' last connections are over."""
+        self.session += 1
         for name in HELPERS:
-            status: Any = "online" if name in names else "offline"
-            state = HelperState(status=status, session=1, store=INCARNATION)
-            envelope = self._sealed(state, name, self.keys[name].signing)
-            helper, opened = self.exchange.verified(envelope, "helper-state", name)
-            self.exchange.on_state(helper, parse_body(opened, HelperState))
+            self.says(name, "online" if name in names else "offline", self.session)
+
+    def says(
+        self, name: str, status: Literal["online", "offline"], session: int, place: int = 1
+    ) -> None:
+        """A helper's state, signed as number `place` of what it signs in a session, arrives."""
+        state = HelperState(status=status, session=session, store=INCARNATION)
+        envelope = seal(
+            state,
+            federation=FEDERATION,
+            signer=name,
+            counter=(session << 32) + place,
+            key=self.keys[name].signing,
+        )
+        helper, opened = self.exchange.verified(envelope, "helper-state", name)
+        self.exchange.on_state(helper, parse_body(opened, HelperState), opened.counter)
 
     def turn(
         self, times: int = 1, lets: Callable[[str, Message | bytes], bool] = lambda *_: True

@@ -21,7 +21,7 @@ from wire.bundle import read_bundle
 from wire.chunks import from_bitmap, split
 from wire.codec import seal, unseal
 from wire.keys import make_agent
-from wire.messages import Command
+from wire.messages import Command, CoordinatorState
 from wire.signing import PrivateKey, read_private_key
 from wire.tensors import flatten, read_params
 from wire.trust import COORDINATOR, read_charter
@@ -338,6 +338,33 @@ def test_a_stopped_coordinator_is_announced_as_offline(plant: Plant, broker: Bro
             lambda: watched.coordinator_states()[-1].status == "offline" or None, "its will"
         )
 
+    on_floor(plant, story)
+
+
+def test_a_late_will_of_the_coordinator_is_answered_with_a_new_birth(
+    plant: Plant, broker: Broker
+) -> None:
+    """Agents that connect afterwards would read the will, and deliver nothing."""
+    plant.start()
+
+    async def first(watched: Floor) -> None:
+        await watched.until(watched.coordinator_states, "its birth")
+
+    async def story(watched: Floor) -> None:
+        def newest() -> CoordinatorState | None:
+            return watched.coordinator_states()[-1] if watched.coordinator_states() else None
+
+        before = await watched.until(newest, "its birth")
+        will = watched.sign(CoordinatorState(status="offline", session=1, connection=1))
+        await watched.link.publish(TOPICS.coordinator_state, will, retain=True)
+        after = await watched.until(
+            lambda: newest() if len(watched.coordinator_states()) == 3 else None, "its new birth"
+        )
+        assert before == after == CoordinatorState(status="online", session=1, connection=2)
+
+    on_floor(plant, first)
+    broker.kill()
+    broker.start()
     on_floor(plant, story)
 
 

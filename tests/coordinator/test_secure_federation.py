@@ -66,6 +66,46 @@ def test_any_one_helper_may_be_down_all_the_time(tmp_path: Path, down: str) -> N
     assert world.outcomes() == {"folded": 5}
 
 
+def test_what_a_helper_said_before_does_not_keep_it_away_when_it_comes_again(
+    tmp_path: Path,
+) -> None:
+    """A broker repeats and reorders: nobody would ever ask a helper that is taken to be gone."""
+    world = World(tmp_path, GOAL_5)
+    world.commit([world.update(agent) for agent in world.sites(5)])
+    world.online("union")
+    world.says("notary", "online", session=8, place=3)
+    world.says("notary", "offline", session=7)  # the will of the connection before
+    world.says("notary", "offline", session=8, place=2)  # to itself, before its birth
+    world.settle()
+    assert world.outcomes() == {"folded": 5}
+
+
+def test_a_birth_that_comes_again_asks_nothing_again(tmp_path: Path) -> None:
+    """A helper publishes it before each of its promises."""
+    world = World(tmp_path, GOAL_5)
+    world.commit([world.update(agent) for agent in world.sites(5)])
+    world.says("notary", "online", session=8, place=3)
+    assert len(world.exchange.due(100.0)) == 1
+    world.says("notary", "online", session=8, place=4)
+    assert world.exchange.due(100.1) == []
+    world.says("notary", "online", session=9, place=3)  # what was on its way is lost
+    assert len(world.exchange.due(100.2)) == 1
+
+
+def test_a_will_is_the_last_word_of_its_connection(tmp_path: Path) -> None:
+    world = World(tmp_path, GOAL_5)
+    world.commit([world.update(agent) for agent in world.sites(5)])
+    world.online("union")
+    world.says("notary", "online", session=8, place=3)
+    world.says("notary", "offline", session=8)
+    world.says("notary", "online", session=8, place=4)
+    world.turn(5)
+    assert world.outcomes() == {"committed": 5}
+    world.says("notary", "online", session=9, place=3)
+    world.settle()
+    assert world.outcomes() == {"folded": 5}
+
+
 def test_a_sum_that_was_decided_under_an_older_charter_is_decided_anew(tmp_path: Path) -> None:
     world = World(tmp_path, GOAL_5)
     world.commit([world.update(agent) for agent in world.sites(5)])

@@ -25,13 +25,14 @@ from coordinator.recipient.config import (
 )
 from coordinator.recipient.keys import make_recipient, read_recipient
 from tests.coordinator.conftest import AGENTS, Broker, Plant
-from tests.coordinator.scripted_agent import Floor, floor
-from tests.coordinator.small_federation import PARAMS, SCALE, P
+from tests.coordinator.scripted_agent import TOPICS, Floor, floor
+from tests.coordinator.small_federation import FEDERATION, PARAMS, SCALE, P
 from tests.house.test_configs import keys_of, keys_of_file
 from wire.chunks import describe
+from wire.codec import open_envelope, parse_body, seal
 from wire.errors import SettingsError
 from wire.keys import read_federation, replace_charter
-from wire.messages import Head, UpdateHeader
+from wire.messages import Head, HelperState, UpdateHeader
 from wire.signing import read_private_key
 from wire.tensors import flatten, read_params
 from wire.trust import read_credential
@@ -165,6 +166,35 @@ def test_the_programs_make_the_version_that_the_plain_sum_makes(
         expected = (expected + step).astype(np.float32)
     shapes = [(name, tensor.shape) for name, tensor in PARAMS.items()]
     assert np.array_equal(flatten(read_params(data, shapes)), expected)
+
+
+def test_a_late_will_of_the_recipient_is_answered_with_a_new_birth(
+    place: Place, broker: Broker
+) -> None:
+    assert broker.process is not None
+    key = read_private_key(place.folder / "recipient" / f"{NAME}.signing.key")
+
+    async def run() -> None:
+        async with floor(place.plant.port, place.plant.keys) as seen:
+            topic = TOPICS.helper_state(NAME)
+
+            def states() -> list[HelperState]:
+                payloads = [each.payload for each in seen.messages if each.topic == topic]
+                return [
+                    parse_body(open_envelope(each, "helper-state"), HelperState)
+                    for each in payloads
+                ]
+
+            place.start()
+            born = (await seen.until(states, "its birth"))[0]
+            late = HelperState(status="offline", session=0, store=born.store)
+            will = seal(late, federation=FEDERATION, signer=NAME, counter=1, key=key)
+            await seen.link.publish(topic, will, retain=True)
+            await seen.until(lambda: len(states()) == 3, "its new birth")
+            assert [each.status for each in states()] == ["online", "offline", "online"]
+            assert {each.session for each in (states()[0], states()[2])} == {1}
+
+    asyncio.run(run())
 
 
 def test_the_commands_make_keys_and_say_whether_the_charter_names_them(place: Place) -> None:
