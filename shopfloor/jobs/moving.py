@@ -6,7 +6,8 @@ from shopfloor.jobs.task import TIME, Columns, Task
 from wire.manifest import Manifest
 
 _DEVIATIONS = 2.0
-_NOISE = 0.15
+_NOISE = 0.2
+"""Of .15 a robust model made 7 points, which 230 held-out rows do not tell from chance."""
 
 
 def moved_channel(task: Task, manifest: Manifest) -> str:
