@@ -25,6 +25,7 @@ import numpy as np
 from agent.authoring import build_bundle
 from agent.declared import Mlp
 from shopfloor.plant import JOB, bundle_settings
+from shopfloor.ports import free_port
 from shopfloor.processes import Child, Processes, python
 from wire.bundle import (
     GOLDEN,
@@ -276,13 +277,6 @@ def real_disk() -> Path:
     parent = ROOT / "build"
     parent.mkdir(exist_ok=True)
     return parent
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses now."""
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        return int(holder.getsockname()[1])
 
 
 def _listens(port: int) -> bool:

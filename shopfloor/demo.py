@@ -24,7 +24,8 @@ from shopfloor.ledger import Ledger
 from shopfloor.link_log import LinkLog
 from shopfloor.live import LiveTerminal
 from shopfloor.machine import NAMESPACE_URI
-from shopfloor.plant import FEDERATION, Plant, answers_at
+from shopfloor.plant import FEDERATION, Plant
+from shopfloor.ports import answers_at
 from shopfloor.processes import Child, ChildError, Processes, python, until
 from shopfloor.record import RunRecord
 from shopfloor.watch import Watch

@@ -11,8 +11,6 @@ its machine will produce; the held-out rows are written to no file that an agent
           coordinator.toml, gateway-l.toml ...
 """
 
-import random
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +25,12 @@ from coordinator.helper.identity import make_helper
 from coordinator.helper.store import make_store
 from shopfloor.machine import NAMESPACE_URI
 from shopfloor.milling import Table, generate, read_ai4i, split_held_out, write_csv
+from shopfloor.ports import free_ports
 from wire.keys import AUTHOR_KEY, make_agent, make_federation
 from wire.messages import HelperKeys
 from wire.signing import read_private_key
 
 FEDERATION = "demo"
-_PORTS = (12_000, 32_000)
 SITES = ("L", "M", "H")
 SECURE_SITES = ("L1", "L2", "L3", "L4", "L5", "L6", "M1", "M2", "M3", "H1")
 """Of about a thousand rows each; the letter is the quality that a site makes."""
@@ -268,33 +266,6 @@ def _table(options: Options) -> Table:
     if options.data is not None:
         return read_ai4i(options.data)
     return generate(GENERATED_ROWS, options.seed)
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports that nobody uses now; all are held until all are known, so they differ.
-
-    They lie below those that the kernel gives to outgoing connections (Linux: from 32768 on), so
-    that none is taken by one before its program listens there.
-    """
-    holders: list[socket.socket] = []
-    try:
-        while len(holders) < number:
-            holders.append(socket.socket())
-            try:
-                holders[-1].bind(("127.0.0.1", random.SystemRandom().randint(*_PORTS)))
-            except OSError:  # somebody's
-                holders.pop().close()
-        return [int(holder.getsockname()[1]) for holder in holders]
-    finally:
-        for holder in holders:
-            holder.close()
-
-
-def answers_at(port: int) -> bool:
-    """Whether somebody accepts connections on this port of this machine."""
-    with socket.socket() as probe:
-        probe.settimeout(0.2)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def channels_toml() -> str:

@@ -18,11 +18,11 @@ from benchmarks.testbed import (
     PARAMETERS,
     ROOT,
     BenchmarkError,
-    free_port,
     mlp_bundle,
     real_disk,
     testbed,
 )
+from shopfloor.ports import free_port
 from shopfloor.processes import python
 
 TARGET_MS = 10.0

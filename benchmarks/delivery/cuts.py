@@ -28,11 +28,11 @@ from benchmarks.testbed import (
     BenchmarkError,
     Testbed,
     bare_bundle,
-    free_port,
     real_disk,
     testbed,
 )
 from shopfloor.links import FlakyLink, Link
+from shopfloor.ports import free_port
 from shopfloor.processes import python
 from wire.chunks import describe
 from wire.codec import Counter

@@ -14,13 +14,13 @@ from benchmarks.delivery.publishers import Observer
 from benchmarks.testbed import (
     BenchmarkError,
     Testbed,
-    free_port,
     mlp_bundle,
     real_disk,
     testbed,
     wait_for,
 )
 from coordinator.store import Store
+from shopfloor.ports import free_port
 from shopfloor.processes import Child, python
 
 TARGET_BYTES = 1_000_000

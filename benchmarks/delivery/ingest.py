@@ -23,7 +23,6 @@ from benchmarks.testbed import (
     BenchmarkError,
     Testbed,
     cpu_s,
-    free_port,
     mlp_bundle,
     real_disk,
     testbed,
@@ -31,6 +30,7 @@ from benchmarks.testbed import (
 from coordinator.aggregate import Buffer, Member
 from coordinator.server_optimizer import ServerOptimizerSettings, make_server_optimizer
 from coordinator.store import Saved, Store
+from shopfloor.ports import free_port
 from wire.bundle import read_bundle
 from wire.chunks import sha256
 from wire.codec import open_envelope, parse_body

@@ -23,12 +23,12 @@ from benchmarks.testbed import (
     TOPICS,
     BenchmarkError,
     Testbed,
-    free_port,
     mlp_bundle,
     real_disk,
     testbed,
 )
 from coordinator.store import Store
+from shopfloor.ports import free_port
 from shopfloor.processes import Child
 from wire.codec import Counter, seal
 from wire.keys import ENROLMENT_KEY

@@ -30,13 +30,13 @@ from benchmarks.testbed import (
     Testbed,
     bare_bundle,
     cpu_s,
-    free_port,
     peak_rss_mb,
     real_disk,
     shipped_limits,
     testbed,
     use_two_cores,
 )
+from shopfloor.ports import free_port
 from wire.chunks import describe, sha256, split
 from wire.codec import seal
 from wire.deltas import decode, encode

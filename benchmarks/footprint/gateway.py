@@ -32,12 +32,12 @@ from benchmarks.testbed import (
     ROOT,
     BenchmarkError,
     Testbed,
-    free_port,
     real_disk,
     testbed,
     wait_for,
 )
 from shopfloor.plant import JOB
+from shopfloor.ports import free_port
 from shopfloor.processes import Child, python
 from wire.bundle import Channel, Label, Level
 from wire.keys import AUTHOR_KEY, make_agent

@@ -13,7 +13,8 @@ from pathlib import Path
 from agent.sensors.opcua.own_certificate import own_certificate
 from benchmarks.ingest.ours import Tally
 from benchmarks.ingest.plan import Plan
-from benchmarks.testbed import ROOT, BenchmarkError, free_port, wait_for
+from benchmarks.testbed import ROOT, BenchmarkError, wait_for
+from shopfloor.ports import free_port
 from shopfloor.processes import Child, Processes, python
 
 NODE_OPCUA = ROOT / "tests" / "node_opcua" / "node_modules"

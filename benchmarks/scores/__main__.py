@@ -39,13 +39,13 @@ from benchmarks.testbed import (
     FEDERATION,
     BenchmarkError,
     Testbed,
-    free_port,
     real_disk,
     testbed,
     use_two_cores,
     wait_for,
 )
 from shopfloor.plant import JOB
+from shopfloor.ports import free_port
 from shopfloor.processes import python
 from wire.bundle import Channel, Label, Level
 from wire.keys import AUTHOR_KEY, make_agent

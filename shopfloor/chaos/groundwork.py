@@ -5,8 +5,6 @@ takes a moment: what is tested is delivery, and there has to be much to deliver.
 """
 
 import getpass
-import random
-import socket
 from pathlib import Path
 from typing import Final
 
@@ -27,15 +25,13 @@ from shopfloor.chaos.schedule import AGENTS, BROKER, COORDINATOR, HELPERS
 from shopfloor.machine import NAMESPACE_URI
 from shopfloor.milling import generate, write_csv
 from shopfloor.plant import JOB, channels_toml
+from shopfloor.ports import free_ports
 from wire.keys import AUTHOR_KEY, make_agent, make_federation
 from wire.messages import HelperKeys
 from wire.signing import read_private_key
 
 _ROWS: Final = 40_000
 _HIDDEN: Final = (64, 64, 32)
-_PORTS: Final = range(18_000, 32_000)
-"""Below what Linux gives to outgoing connections (32768 and up), so that nothing takes the port of
-a program while it is down."""
 
 
 def lay_out(directory: Path, seed: int, *, is_secure: bool = False) -> Layout:
@@ -52,7 +48,7 @@ def lay_out(directory: Path, seed: int, *, is_secure: bool = False) -> Layout:
     directory.mkdir(parents=True, exist_ok=True)
     helpers = HELPERS if is_secure else ()
     clients = (*AGENTS, COORDINATOR, *helpers)
-    ports = _free_ports(2 + len(clients))
+    ports = free_ports(2 + len(clients))
     links = dict(zip(clients, ports[2:], strict=True))
     layout = Layout(directory, ports[0], ports[1], links)
     write_csv(generate(_ROWS, seed), directory / "machine.csv")
@@ -71,23 +67,6 @@ def lay_out(directory: Path, seed: int, *, is_secure: bool = False) -> Layout:
         layout.state(name).mkdir(exist_ok=True)
     (directory / "mosquitto.conf").write_text(_broker_conf(layout))
     return layout
-
-
-def _free_ports(number: int) -> list[int]:
-    ports: list[int] = []
-    for port in random.sample(_PORTS, len(_PORTS)):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                continue
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        ports.append(port)
-        if len(ports) == number:
-            break
-    return ports
 
 
 def _make_helper(layout: Layout, name: str) -> HelperKeys:

@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import socket
 import sys
 import time
 from collections import Counter
@@ -25,6 +24,7 @@ from shopfloor.chaos.stage import Stage
 from shopfloor.chaos.strikes import Strikes
 from shopfloor.ledger import Ledger
 from shopfloor.machine import NAMESPACE_URI
+from shopfloor.ports import answers_at
 from shopfloor.processes import until
 from wire.errors import SettingsError
 from wire.messages import TERMINAL
@@ -122,7 +122,7 @@ async def run_chaos(options: Options) -> Outcome:
 async def _start(stage: Stage, helpers: Sequence[str]) -> None:
     layout = stage.layout
     stage.start_broker_and_machine()
-    await until(lambda: _answers(layout.broker_port), "the broker answers", _READY_S)
+    await until(lambda: answers_at(layout.broker_port), "the broker answers", _READY_S)
     await until(lambda: "ready" in _said(stage, "machine"), "the machine is ready", _READY_S)
     stage.start_programs(helpers)
     await until(lambda: "ready" in _said(stage, "observer"), "the observer is ready", _READY_S)
@@ -226,12 +226,6 @@ def _status(layout: Layout, agent: str) -> tuple[str, int, dict[str, int], str]:
 
 def _said(stage: Stage, name: str) -> str:
     return stage.log(name).read_text(errors="replace")
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(0.2)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 async def _start_production(url: str) -> None:

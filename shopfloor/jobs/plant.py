@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from agent.authoring import build_bundle, read_bundle_settings
 from shopfloor.jobs.task import TIME, Columns, SiteRows, Task
-from shopfloor.plant import FEDERATION, free_ports
+from shopfloor.plant import FEDERATION
+from shopfloor.ports import free_ports
 from wire.bundle import read_draft
 from wire.keys import AUTHOR_KEY, make_agent, make_federation
 from wire.manifest import Manifest

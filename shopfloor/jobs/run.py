@@ -30,7 +30,8 @@ from shopfloor.jobs.moving import moved_rows
 from shopfloor.jobs.plant import JobPlant, JobSite, write_agent, write_rows
 from shopfloor.ledger import HeadFact, Ledger, UpdateId
 from shopfloor.link_log import LinkLog
-from shopfloor.plant import FEDERATION, answers_at
+from shopfloor.plant import FEDERATION
+from shopfloor.ports import answers_at
 from shopfloor.processes import Child, ChildError, Processes, python, until
 from wire.messages import TERMINAL
 

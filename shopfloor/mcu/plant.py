@@ -6,7 +6,6 @@ RUN/  keys/, bundle.jm          as the big demo has them
       gateway-1.toml ...        gateway-1 has the board; the others replay a like machine
 """
 
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +15,7 @@ import msgspec
 from agent.authoring import build_bundle, read_bundle_settings
 from shopfloor.mcu.signals import NAMES, PERIOD_S, write_samples
 from shopfloor.plant import JOB as FIRST_JOB
+from shopfloor.ports import free_port
 from wire.keys import AUTHOR_KEY, make_agent, make_federation
 from wire.signing import read_private_key
 
@@ -78,7 +78,7 @@ def lay_out(directory: Path, seed: int, rest_s: float = REST_S) -> McuPlant:
         settings = msgspec.structs.replace(settings, family=family)
     author = read_private_key(keys / AUTHOR_KEY)
     (directory / "bundle.jm").write_bytes(build_bundle(JOB, settings, FEDERATION, author))
-    plant = McuPlant(directory, _free_port())
+    plant = McuPlant(directory, free_port())
     for at, agent in enumerate(AGENTS):
         make_agent(keys, FEDERATION, agent, f"hall-{at + 1}", serial=at + 1)
         source = _board_toml(rest_s) if agent == BOARD_AGENT else _replay_toml(agent)
@@ -120,12 +120,6 @@ name = "board"
 number = 0
 name = "motion"
 {channels}""")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _agent_toml(agent: str, root: str, port: int) -> str:

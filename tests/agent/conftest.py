@@ -18,16 +18,11 @@ from asyncua import Client, ua
 from agent.config import Identity
 from shopfloor.machine import NAMESPACE_URI
 from shopfloor.milling import generate, write_csv
+from shopfloor.ports import free_port
 from tests.agent.federation import Federation, agent_toml, found_federation, read_back
 
 NODE_OPCUA_HZ = 50
 START_DEADLINE_S = 60.0
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _endpoint_when_ready(server: subprocess.Popen[str], log: Path) -> str:
@@ -56,7 +51,7 @@ def node_opcua_server(
     scratch = tmp_path_factory.mktemp("node-opcua")
     log = scratch / "stderr.txt"
     command = [node_program, str(folder / "server.cjs")]
-    command += [str(_free_port()), str(NODE_OPCUA_HZ), str(scratch / "pki")]
+    command += [str(free_port()), str(NODE_OPCUA_HZ), str(scratch / "pki")]
     with (
         log.open("w") as stderr,
         subprocess.Popen(
@@ -120,7 +115,7 @@ class Broker:
 @pytest.fixture
 def broker(mosquitto_program: str, tmp_path: Path) -> Iterator[Broker]:
     """A running mosquitto of this test's own."""
-    made = Broker(mosquitto_program, tmp_path, _free_port())
+    made = Broker(mosquitto_program, tmp_path, free_port())
     made.start()
     yield made
     made.kill()
@@ -160,7 +155,7 @@ def start_machine(
 
         def start() -> Machine:
             command = [sys.executable, "-m", "shopfloor.machine", "--table", str(table)]
-            command += ["--port", str(_free_port()), "--rows-per-s", "100"]
+            command += ["--port", str(free_port()), "--rows-per-s", "100"]
             process = running.enter_context(
                 subprocess.Popen(command, cwd=repository, stdout=subprocess.PIPE, text=True)
             )

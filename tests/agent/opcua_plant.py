@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import selectors
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,16 +19,10 @@ import pytest
 from agent.sensors.opcua import OpcUaChannel, OpcUaSettings, opcua_blocks
 from agent.sensors.source import SourceContext, SourceReport
 from agent.signals.block import Block, Gap
+from shopfloor.ports import free_port
 
 PLANT_URI = "urn:journeyman:plant"
 DEADLINE_S = 40.0
-
-
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody uses now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class Plant:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import queue
-import socket
 import subprocess
 import threading
 import time
@@ -38,13 +37,6 @@ def score(value: float, at: int = 0, origin: Origin = PROBABILITY, **fields: Any
         "confidence": abs(2 * value - 1),
     }
     return Score(origin, 1_700_000_000_000_000 + at * 1_000_000, value, **{**made, **fields})
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def context_in(folder: Path) -> SourceContext:

@@ -17,8 +17,9 @@ import pytest
 from agent.history import History
 from agent.samples import SampleStore, StoreTable
 from agent.status import Status, read_channels, read_status
+from shopfloor.ports import free_port
 from tests.agent.federation import AGENT, Federation
-from tests.modbus.slaves import build_slave, free_port, running
+from tests.modbus.slaves import build_slave, running
 
 DEADLINE_S = 60.0
 CHANNELS = ["temperature", "pressure", "weight", "shift", "defect"]

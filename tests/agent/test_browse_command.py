@@ -24,8 +24,8 @@ from agent.sensors.opcua import OpcUaSettings, problems
 from agent.sensors.opcua.security import SecuritySettings
 from agent.sensors.opcua.trust_store import pki_directory
 from agent.sources import SourceTable
+from shopfloor.ports import free_port
 from tests.agent.federation import Federation, agent_toml
-from tests.agent.opcua_plant import free_port
 from wire.errors import SettingsError
 from wire.settings import parse_settings
 

@@ -36,10 +36,10 @@ from agent.sensors.opcua.trust_store import reject
 from agent.sensors.source import SourceReport
 from agent.signals.block import block_of
 from agent.status import Status
+from shopfloor.ports import free_port
 from tests.agent.conftest import Broker
 from tests.agent.federation import AGENT, CHANNELS, SITE, Federation, agent_toml, feed
 from tests.agent.opcua_pki import DAY, NOW, server
-from tests.modbus.slaves import free_port
 from wire.certificates import (
     issue_broker,
     issue_client,

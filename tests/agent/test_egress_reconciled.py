@@ -19,6 +19,7 @@ from agent.egress import FILE_NAME, Account, read_account
 from agent.main import main
 from shopfloor.links import FlakyLink
 from shopfloor.links import Link as Ports
+from shopfloor.ports import free_port
 from tests.agent.conftest import Broker
 from tests.agent.egress_capture import Capture, kind_of
 from tests.agent.federation import (
@@ -30,7 +31,6 @@ from tests.agent.federation import (
     agent_toml,
     milled,
 )
-from tests.agent.scores_peers import free_port
 from tests.agent.test_agent_process import DEADLINE_S, Coordinator, Site
 from wire.messages import Grant, UpdateHeader
 from wire.mqtt import BrokerSettings, connect

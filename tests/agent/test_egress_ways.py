@@ -25,9 +25,10 @@ from shopfloor.enrolment_office import Office
 from shopfloor.links import FlakyLink
 from shopfloor.links import Link as Ports
 from shopfloor.main import main as plant_main
+from shopfloor.ports import free_port
 from tests.agent.conftest import Broker
 from tests.agent.federation import AGENT, FEDERATION
-from tests.agent.scores_peers import context_in, free_port, score, until
+from tests.agent.scores_peers import context_in, score, until
 from tests.agent.test_scores_write_back import _source, _table, asyncua_plc
 from wire.certificates import CA_CERTIFICATE, issue_broker, issue_client, make_authority
 from wire.keys import make_federation

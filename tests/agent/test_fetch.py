@@ -20,6 +20,7 @@ from agent.fetch import WINDOW, Fetch
 from agent.models import Models
 from shopfloor.links import FlakyLink
 from shopfloor.links import Link as Ports
+from shopfloor.ports import free_port
 from tests.agent.federation import CHANNELS, Federation, Publication
 from tests.agent.test_models import full_disk
 from wire.chunks import describe, split
@@ -66,12 +67,6 @@ class Broker:
             self.process.kill()
             self.process.wait()
             self.process = None
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 StartBroker = Callable[[str], Broker]

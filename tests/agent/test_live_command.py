@@ -21,8 +21,9 @@ from agent.sensors.opcua.trust_store import pki_directory
 from agent.sensors.source import ChannelSettings
 from agent.signals.block import ArraySample, block_of
 from agent.sources import SourceTable, sources_of
+from shopfloor.ports import free_port
 from tests.agent.federation import Federation, agent_toml
-from tests.modbus.slaves import build_slave, free_port, running
+from tests.modbus.slaves import build_slave, running
 from wire.errors import SettingsError
 from wire.settings import parse_settings
 

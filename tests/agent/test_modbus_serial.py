@@ -14,12 +14,12 @@ from pymodbus.framer import FramerRTU
 
 from agent.sensors.modbus import ModbusSettings
 from agent.sensors.modbus.statuses import BAD_NO_COMMUNICATION
+from shopfloor.ports import free_port
 from tests.modbus.slaves import (
     BAUD,
     LIVE_UNIT,
     SerialWire,
     build_slave,
-    free_port,
     line_settings,
     reading,
     run,

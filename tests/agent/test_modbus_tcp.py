@@ -14,10 +14,10 @@ from agent.sensors.modbus.statuses import (
     BAD_SENSOR_FAILURE,
     BAD_SERVER_TOO_BUSY,
 )
+from shopfloor.ports import free_port
 from tests.modbus.slaves import (
     DEADLINE_S,
     build_slave,
-    free_port,
     line_settings,
     reading,
     run,

@@ -10,12 +10,12 @@ from pathlib import Path
 from asyncua import ua
 from asyncua.server.server import Server
 
+from shopfloor.ports import free_port
 from tests.agent.opcua_plant import (
     PLANT_URI,
     Plant,
     Wire,
     collecting,
-    free_port,
     plant_settings,
     until,
     until_more,

@@ -5,7 +5,6 @@ import contextlib
 import json
 import selectors
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -23,6 +22,7 @@ from agent.sensors.opcua.security import SecuritySettings, problems_of_security,
 from agent.sensors.opcua.trust_store import keep, pki_directory, read_trust_list
 from agent.sensors.source import SourceContext
 from agent.trust_command import add_to_list, read_given, remove_from_list
+from shopfloor.ports import free_port
 from tests.agent.opcua_pki import DAY, NOW, Party, authority, rsa_key, server
 
 START_DEADLINE_S = 60.0
@@ -54,12 +54,6 @@ class Plant:
     user: Party
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def plant(
     node_program: str, repository: Path, tmp_path_factory: pytest.TempPathFactory
@@ -85,7 +79,7 @@ def plant(
     for name, party in certificates.items():
         certificate, key = party.write(scratch, name)
         settings = {"certificate": str(certificate), "key": str(key), "uri": f"urn:plant:{name}"}
-        servers.append({"port": _free_port(), **settings})
+        servers.append({"port": free_port(), **settings})
     servers[1]["policies"] = ["Aes128_Sha256_RsaOaep"]
     endpoints = {
         name: f"opc.tcp://127.0.0.1:{settings['port']}/secure"

@@ -1,5 +1,4 @@
 import asyncio
-import socket
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from asyncua.ua.uaerrors import UaStructParsingError
 
 from agent.sensors.opcua.decode import ArrayValue, Columns, Decoder, Publish
 from agent.sensors.opcua.session import FastSession, columns_of, install, items_of
+from shopfloor.ports import free_port
 from tests.agent.opcua_messages import assert_equals_asyncua, response
 
 WAITS_S = 20.0
@@ -107,12 +107,6 @@ VARIABLES: dict[str, ua.Variant] = {
 }
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 Scenario = Callable[[Plant], Awaitable[None]]
 Run = Callable[[Scenario], None]
 
@@ -120,7 +114,7 @@ Run = Callable[[Scenario], None]
 async def _started() -> tuple[Server, dict[str, Node]]:
     server = Server()
     await server.init()
-    server.set_endpoint(f"opc.tcp://127.0.0.1:{_free_port()}/line")
+    server.set_endpoint(f"opc.tcp://127.0.0.1:{free_port()}/line")
     index = await server.register_namespace("urn:journeyman:test")
     nodes = {
         name: await server.nodes.objects.add_variable(f"ns={index};s={name}", name, variant)

@@ -12,12 +12,12 @@ import pytest
 from agent.sensors.opcua import OpcUaChannel, OpcUaSettings, opcua_blocks
 from agent.sensors.source import SourceContext, SourceReport
 from agent.signals.block import Block
+from shopfloor.ports import free_port
 from tests.agent.opcua_plant import (
     DEADLINE_S,
     Plant,
     Taken,
     collecting,
-    free_port,
     plant_settings,
     running_plant,
     until,

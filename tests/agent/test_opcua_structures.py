@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from agent.sensors.opcua import OpcUaChannel, OpcUaSettings
 from agent.sensors.opcua.structures import Structure, StructureField, decode_structure
-from tests.agent.opcua_plant import DEADLINE_S, PLANT_URI, collecting, free_port, until
+from shopfloor.ports import free_port
+from tests.agent.opcua_plant import DEADLINE_S, PLANT_URI, collecting, until
 
 DOUBLE, INT16, TEXT = 11, 4, 12
 POINT = Structure(

@@ -12,12 +12,12 @@ from asyncua import Client, ua
 from agent.serve.outputs import Outputs
 from agent.serve.score import STATUS_INPUTS_UNCERTAIN, STATUS_NO_SCORE, Driver
 from agent.serve.settings import OpcUaServerSettings, ScoresTable
+from shopfloor.ports import free_port
 from tests.agent.scores_peers import (
     PROBABILITY,
     WEAR,
     Answer,
     Program,
-    free_port,
     node_script,
     running,
     score,

@@ -19,7 +19,8 @@ from agent.sensors.opcua.trust_store import keep, pki_directory
 from agent.serve.clients import CLIENTS
 from agent.serve.outputs import Outputs
 from agent.serve.settings import OpcUaServerSettings, ScoresTable
-from tests.agent.scores_peers import Program, free_port, node_script, running, score, until
+from shopfloor.ports import free_port
+from tests.agent.scores_peers import Program, node_script, running, score, until
 
 NETWORK = "0.0.0.0"
 

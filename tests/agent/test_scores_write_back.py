@@ -21,12 +21,12 @@ from agent.serve.outputs import Outputs
 from agent.serve.score import STATUS_NO_SCORE
 from agent.serve.settings import ScoresTable, WriteBackSettings
 from agent.serve.standard_nodes import fill
+from shopfloor.ports import free_port
 from tests.agent.scores_peers import (
     WEAR,
     Answer,
     Program,
     context_in,
-    free_port,
     node_script,
     running,
     score,

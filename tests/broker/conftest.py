@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import pytest
 
+from shopfloor.ports import free_port
 from tests.broker.probe import Probe, Protocol
 from wire.certificates import issue_broker, issue_client, make_authority
 from wire.mqtt import BrokerSettings
@@ -161,13 +162,6 @@ class RealBroker:
         at = self.certificates
         certificate = ["--cert", str(at / f"{user}.crt"), "--key", str(at / f"{user}.tls.key")]
         return ["-h", "localhost", "-p", str(self.port), "--cafile", f"{at}/ca.crt", *certificate]
-
-
-def free_port() -> int:
-    """A TCP port of this machine that nobody uses."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def settled(text: str, directory: Path, certificates: Path, port: int) -> str:

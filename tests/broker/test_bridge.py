@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker.conftest import DEADLINE_S, WATCHER, MakeBroker, RealBroker, free_port
+from shopfloor.ports import free_port
+from tests.broker.conftest import DEADLINE_S, WATCHER, MakeBroker, RealBroker
 from tests.broker.probe import NOT_AUTHORIZED, Probe, Protocol
 from tests.broker.rights import TOPICS, TREE
 from tests.broker.wire_between import Between, between

@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from coordinator.config import read_coordinator_settings
-from tests.broker.conftest import FEDERATION, WATCHER, MakeBroker, RealBroker, free_port
+from shopfloor.ports import free_port
+from tests.broker.conftest import FEDERATION, WATCHER, MakeBroker, RealBroker
 from tests.broker.probe import DEADLINE_S, Protocol
 from tests.broker.rights import READS, TOPICS, TREE, WRITES
 from wire.codec import MAX_BYTES

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from tests.broker.conftest import MakeBroker, RealBroker, free_port, settled
+from shopfloor.ports import free_port
+from tests.broker.conftest import MakeBroker, RealBroker, settled
 from wire.certificates import make_authority
 from wire.codec import seal
 from wire.issuing import client_certificate, new_key, signing_request

@@ -19,7 +19,8 @@ import pytest
 from agent.main import main as agent_main
 from agent.status import Status, read_status
 from shopfloor.main import main
-from tests.broker.conftest import FEDERATION, MakeBroker, RealBroker, free_port
+from shopfloor.ports import free_port
+from tests.broker.conftest import FEDERATION, MakeBroker, RealBroker
 from tests.broker.test_broker_configuration import uncomment
 from wire.certificates import issue_broker, issue_client, make_authority, read_certificate
 from wire.keys import make_federation, read_enroller, read_federation

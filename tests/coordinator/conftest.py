@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from shopfloor.ports import free_port
 from tests.coordinator.small_federation import FEDERATION, bundle_bytes
 from wire.keys import AUTHOR_KEY, make_agent, make_federation
 from wire.signing import PublicKey, read_private_key
@@ -126,12 +127,6 @@ clip_norm = 100.0
     def stop(self, process: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> int:
         process.send_signal(number)
         return process.wait(timeout=20)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture

@@ -24,7 +24,8 @@ from coordinator.web.page import html_of, page_of
 from coordinator.web.serve import serve
 from coordinator.web.settings import WebSettings, is_loopback, read_token, split_address
 from coordinator.web.stream import MAX_STREAMS
-from tests.coordinator.conftest import Plant, free_port
+from shopfloor.ports import free_port
+from tests.coordinator.conftest import Plant
 from tests.coordinator.live_page import TOKEN, Live, actions_on, live_page
 from tests.coordinator.seeded_view import NOW, SITES, VERSIONS, Seeded, about, seed
 from wire.errors import SettingsError

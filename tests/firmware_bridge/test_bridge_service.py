@@ -26,6 +26,7 @@ from agent.sensors.source import Blocks, SourceContext, SourceReport
 from agent.signals.block import Block
 from firmware_bridge.port import Port, PortError, byte_time_us, open_port
 from shopfloor.microcontroller import build_program
+from shopfloor.ports import free_port
 from wire.bridge import ENDED_STAGES, Confirm, Deploy, Deployment, Devices, Samples
 
 DEADLINE_S = 40.0
@@ -103,12 +104,6 @@ class Running:
         request.add_header("Host", host)
         with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
             return str(answer.read().decode())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def is_up(bridge: Running) -> bool:

@@ -29,6 +29,7 @@ from shopfloor.chaos.packets import (
     with_packet_id,
 )
 from shopfloor.links import FlakyLink, Link
+from shopfloor.ports import free_port
 from wire.mqtt import BrokerSettings, connect
 
 CONNECT_311 = Packet(0x10, b"\x00\x04MQTT\x04\x02\x00\x14\x00\x01c")
@@ -184,12 +185,6 @@ def test_a_sender_that_takes_the_identifier_of_a_repeat_loses_the_connection() -
     link.up(publish(1).raw, 0.0)
     with pytest.raises(PacketError, match="taken by a repeat"):
         link.up(publish(65_535).raw, 0.0)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

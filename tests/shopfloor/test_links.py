@@ -14,15 +14,9 @@ from pathlib import Path
 import pytest
 
 from shopfloor.links import FlakyLink, Link, Outage, outages, serve_link
+from shopfloor.ports import free_port
 
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def outages_until(end_s: float, seed: int, name: str = "L", share: float = 0.3) -> list[Outage]:

@@ -34,6 +34,7 @@ from shopfloor.machine import (
     readings_of,
 )
 from shopfloor.milling import INPUTS, Table, generate, write_csv
+from shopfloor.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 ROWS = 400
@@ -41,13 +42,6 @@ SEED = 6
 BAD_SHARE = 0.1
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:asyncua")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def start_program(*arguments: str) -> "subprocess.Popen[str]":

@@ -20,7 +20,8 @@ from shopfloor.broker import broker_command
 from shopfloor.jobs.plant import JobOptions, JobPlant, JobSite, lay_out
 from shopfloor.jobs.supply_chain import CANARIES, SUPPLY_CHAIN, late_sites, simulated
 from shopfloor.links import FlakyLink, Link
-from shopfloor.plant import FEDERATION, answers_at
+from shopfloor.plant import FEDERATION
+from shopfloor.ports import answers_at
 from shopfloor.processes import Child, Processes, python, until
 from tests.agent.egress_capture import Capture, messages_of
 from wire.codec import open_envelope, parse_body

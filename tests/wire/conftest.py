@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from shopfloor.ports import free_port
 from wire.codec import seal
 from wire.messages import Charter
 from wire.signing import PrivateKey
@@ -76,12 +77,6 @@ class Broker:
         self.process.wait()
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def _wait_until_listening(broker: Broker, log: Path) -> None:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and broker.process.poll() is None:
@@ -100,7 +95,7 @@ def start_broker(mosquitto_program: str, tmp_path: Path) -> Iterator[Callable[[s
     with contextlib.ExitStack() as running:
 
         def start(extra: str = "") -> Broker:
-            port = _free_port()
+            port = free_port()
             settings = tmp_path / f"mosquitto-{port}.conf"
             settings.write_text(
                 f"listener {port} 127.0.0.1\n"

@@ -13,6 +13,7 @@ import pytest
 
 from shopfloor import links
 from shopfloor.links import FlakyLink
+from shopfloor.ports import free_port
 from wire.errors import LinkDownError, PacketTooLargeError, SettingsError
 from wire.mqtt import INBOX, WINDOW, BrokerSettings, Link, Received, Will, connect
 
@@ -317,9 +318,7 @@ def test_bulk_keeps_to_its_rate(start_broker: StartBroker) -> None:
 def test_a_slow_link_is_not_given_up_while_bytes_still_leave(start_broker: StartBroker) -> None:
     """One message that takes longer than ack_timeout_s arrives, because the queue shrinks."""
     port = start_broker().port
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        slow_port = int(free.getsockname()[1])
+    slow_port = free_port()
 
     async def scenario() -> bytes:
         slow = FlakyLink(links.Link("slow", slow_port, port), rate_bytes_s=500_000)

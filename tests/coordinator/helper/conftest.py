@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.coordinator.conftest import Broker, free_port
+from shopfloor.ports import free_port
+from tests.coordinator.conftest import Broker
 from tests.coordinator.helper.helper_processes import Helpers
 from tests.coordinator.helper.secure_trial import Trial
 
