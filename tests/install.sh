@@ -8,6 +8,8 @@
 #   chromium         with apt: show the coordinator's page in a real browser
 #   gcc, libc6-dev   with apt: compile the fault shim (power cuts, full disks, clock jumps)
 #   libmodbus-dev, pkg-config  with apt: a Modbus slave of another author
+#   socat, shellcheck  with apt: a serial server that passes Modbus RTU over TCP; a reader of all
+#                    shell scripts
 #   gcc-arm-none-eabi, libnewlib-arm-none-eabi, qemu-system-arm  with apt: firmware on an emulated
 #                    Cortex-M3; clang: a second compiler for it, and libFuzzer
 #   atheris          into PYTHON's environment, with pip: coverage guides tests/fuzz
@@ -39,6 +41,8 @@ install_with_apt() {
   have cc || packages+=(gcc libc6-dev)
   have pkg-config && [[ -f /usr/include/modbus/modbus.h ]] || packages+=(pkg-config libmodbus-dev)
   have make || packages+=(make)
+  have socat || packages+=(socat)
+  have shellcheck || packages+=(shellcheck)
   have arm-none-eabi-gcc || packages+=(gcc-arm-none-eabi libnewlib-arm-none-eabi)
   have qemu-system-arm || packages+=(qemu-system-arm)
   have clang || packages+=(clang libclang-rt-dev)

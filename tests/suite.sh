@@ -5,7 +5,7 @@
 # Up to MOST that failed beside the others run once more, alone and by name; the suite passes only if
 # all of these pass then, and says which they were.  More failures than that are no accident.
 set -uo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 python=$1; shift
 MOST=4
 cache=$(mktemp -d)

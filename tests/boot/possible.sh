@@ -15,7 +15,7 @@ no() { echo "[boot] this machine does not allow $1" >&2; exit 1; }
 unshare --fork --pid --mount --uts --ipc --net --propagation private true 2>/dev/null ||
   no "new namespaces"
 mkdir "$work"/{disk,all}
-truncate -s 16M "$work/file" && mkfs.ext4 -q "$work/file" 2>/dev/null || no "an ext4 in a file"
+{ truncate -s 16M "$work/file" && mkfs.ext4 -q "$work/file"; } 2>/dev/null || no "an ext4 in a file"
 mount -o loop "$work/file" "$work/disk" 2>/dev/null || no "to mount a loop device"
 mkdir "$work"/disk/{upper,work}
 mount -t overlay -o "lowerdir=/etc,upperdir=$work/disk/upper,workdir=$work/disk/work" overlay \
