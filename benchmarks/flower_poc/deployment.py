@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relay import Relay
-
-from shopfloor.ports import free_ports
 
 APP = Path(__file__).resolve().parent / "app"
 _LISTENS_WITHIN_S = 60.0
@@ -70,7 +69,7 @@ class Deployment:
 @contextlib.asynccontextmanager
 async def running(folder: Path, sites: Sequence[str]) -> AsyncIterator[Deployment]:
     """Start everything in `folder`; stop it all on the way out, however that comes about."""
-    link_port, *node_ports = free_ports(1 + len(sites))
+    link_port, *node_ports = _free_ports(1 + len(sites))
     (folder / "config.toml").write_text(
         f'[superlink]\ndefault = "poc"\n\n[superlink.poc]\naddress = "127.0.0.1:{link_port}"\n'
         "insecure = true\n",
@@ -142,6 +141,15 @@ async def _listening(port: int, deployment: Deployment) -> None:
             else:
                 writer.close()
                 return
+
+
+def _free_ports(count: int) -> list[int]:
+    # Flower's environment does not have shopfloor.ports.
+    with contextlib.ExitStack() as open_sockets:
+        sockets = [open_sockets.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 def _adopt_orphans() -> None:
